@@ -1,0 +1,150 @@
+"""Training a network on a table, and predicting with one."""
+
+import csv
+import io
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import minidl
+from minidl.cli import data
+from minidl.cli.data import Table, Task
+from minidl.cli.errors import CliError
+
+TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; the defaults suit the digits."""
+
+    hidden: Sequence[int] = (128, 64)
+    epochs: int = 30
+    batch_size: int = 64
+    lr: float = 1e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """A trained model and how it went; `test` maps each metric to its value on the test rows."""
+
+    model: minidl.Sequential
+    metadata: dict[str, Any]
+    test: dict[str, float]
+    seconds: float
+    samples: int
+
+
+def mlp(sizes: Sequence[int], batch_norm: bool, seed: int) -> minidl.Sequential:
+    """Return Linear(-BatchNorm1d)-ReLU layers and a last Linear; sizes from inputs to outputs."""
+    layers: list[minidl.Layer] = []
+    for inputs, outputs in itertools.pairwise(sizes[:-1]):
+        layers.append(minidl.Linear(inputs, outputs))
+        if batch_norm:
+            layers.append(minidl.BatchNorm1d(outputs))
+        layers.append(minidl.ReLU())
+    layers.append(minidl.Linear(sizes[-2], sizes[-1]))
+    return minidl.Sequential(*layers, seed=seed)
+
+
+def train(table: Table, task: Task, settings: Settings, progress: bool) -> Result:
+    """Hold out a fifth of the rows, train on the others, test on the fifth.
+
+    Raises
+    ------
+    CliError
+        The table does not suit the task, or is too small.
+    """
+    task = data.choose_task(task, table)
+    metadata: dict[str, Any] = {
+        "task": task.value, "features": table.features, "target": table.target
+    }  # fmt: skip
+    loss: minidl.Loss
+    if task is Task.classification:
+        classes, numbers = np.unique(table.y, return_inverse=True)
+        metadata["classes"] = [int(c) if isinstance(c, float) else c for c in classes.tolist()]
+        outputs, loss = len(classes), minidl.CrossEntropyLoss()
+        y: npt.NDArray[Any] = numbers
+    else:
+        outputs, loss = 1, minidl.MSELoss()
+        y = table.y.astype(np.float64)[:, None]
+
+    rng = np.random.default_rng(settings.seed)
+    stratify = y if task is Task.classification else None
+    training, testing = data.split(len(y), stratify, TEST_SHARE, rng)
+    mean, scale = data.moments(table.X[training], table.same_unit)
+    metadata |= {"mean": mean.tolist(), "scale": scale.tolist()}
+    X = data.standardise(table.X, mean, scale)
+    if task is Task.regression:
+        target_mean, target_scale = data.moments(y[training])
+        y = data.standardise(y, target_mean, target_scale)
+        metadata |= {"target_mean": float(target_mean[0]), "target_scale": float(target_scale[0])}
+
+    model = mlp([X.shape[1], *settings.hidden, outputs], batch_norm=True, seed=settings.seed)
+    trainer = minidl.Trainer(model, loss=loss, optimizer=minidl.Adam(lr=settings.lr))
+    X_train, y_train = X[training], y[training]
+    start = time.perf_counter()
+    trainer.fit(
+        X_train,
+        y_train,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        verbose="auto" if progress else 0,
+    )
+    seconds = time.perf_counter() - start
+    test = trainer.evaluate(X[testing], y[testing])
+    if task is Task.regression:
+        variance = float(np.var(y[testing], dtype=np.float64))
+        test = {
+            "RMSE": float(np.sqrt(test["loss"])) * metadata["target_scale"],
+            "R²": 1 - test["loss"] / variance if variance else float("nan"),
+        }
+    else:
+        test = {"accuracy": test["accuracy"]}
+    return Result(model, metadata, test, seconds, len(training) * settings.epochs)
+
+
+def predict(model_path: Path, table_path: Path, proba: bool) -> str:
+    """Return the predictions for the rows of a table as the text of a CSV file.
+
+    Raises
+    ------
+    CliError
+        The model is not one of `minidl train`, or the table does not suit it.
+    """
+    model = minidl.load(model_path)
+    metadata: dict[str, Any] = model.metadata
+    if "task" not in metadata or "features" not in metadata:
+        raise CliError(f"{model_path}: not written by `minidl train`")
+    classes: list[Any] | None = metadata.get("classes")
+    if proba and classes is None:
+        raise CliError("--proba is for classification; this model predicts a value")
+    X = data.load_features(table_path, metadata["features"])
+    scaled = data.standardise(X, np.array(metadata["mean"]), np.array(metadata["scale"]))
+    outputs = model.predict(scaled).astype(np.float64)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if classes is None:
+        writer.writerow([metadata["target"]])
+        values = outputs[:, 0] * metadata["target_scale"] + metadata["target_mean"]
+        writer.writerows([f"{value:.7g}"] for value in values)
+        return text.getvalue()
+    labels = [classes[i] for i in outputs.argmax(axis=1)]
+    if not proba:
+        writer.writerow([metadata["target"]])
+        writer.writerows([label] for label in labels)
+        return text.getvalue()
+    writer.writerow([metadata["target"], *(f"p({label})" for label in classes)])
+    shares = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    for label, row in zip(labels, shares, strict=True):
+        writer.writerow([label, *(f"{share:.6g}" for share in row)])
+    return text.getvalue()

@@ -1,0 +1,81 @@
+"""The update of one vector of parameters: inlined into the weight-gradient product and the plain
+optimizer loop, so that both give the same bits.
+
+PyTorch's formulas (torch.optim.SGD, Adam, AdamW). With g the gradient and lr the learning rate:
+
+    SGD     g += wd w;  m = mu m + g (m = g at the first step);  w -= lr (nesterov ? g + mu m : m)
+    Adam    g += wd w;  m += (1 - b1)(g - m);  v = b2 v + (1 - b2) g^2;
+            w -= lr / (1 - b1^t)  m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+    AdamW   w -= lr wd w, then Adam without wd
+"""
+
+from libc.math cimport pow, sqrt
+
+from minidl.kernels.simd cimport fma, splat, vec, vsqrt
+
+cdef enum OptimizerKind:
+    SGD = 0
+    ADAM
+    ADAMW
+
+cdef struct Optimizer:
+    int kind
+    int nesterov
+    double lr
+    double weight_decay
+    double beta1        # momentum of SGD
+    double beta2
+    double eps
+
+cdef struct Step:
+    # What the formulas need at step t, computed once a step in double precision.
+    int kind
+    int nesterov
+    double decay, beta1, beta2, eps
+    double first        # momentum: coefficient of the old m
+    double rate         # lr, over the bias correction of m
+    double root         # 1 / sqrt(bias correction of v)
+
+
+cdef inline Step step_of(const Optimizer* o, Py_ssize_t t) noexcept nogil:
+    """The numbers of step t (the first is 1)."""
+    cdef Step s
+    s.kind = o.kind
+    s.nesterov = o.nesterov
+    s.beta1 = o.beta1
+    s.beta2 = o.beta2
+    s.eps = o.eps
+    if o.kind == SGD:
+        s.decay = o.weight_decay
+        s.first = o.beta1 if t > 1 else 0.0
+        s.rate = o.lr
+        s.root = 1.0
+    else:
+        s.decay = o.weight_decay if o.kind == ADAM else 1.0 - o.lr * o.weight_decay
+        s.first = 0.0
+        s.rate = o.lr / (1.0 - pow(o.beta1, t))
+        s.root = 1.0 / sqrt(1.0 - pow(o.beta2, t))
+    return s
+
+
+cdef inline vec updated(const Step* s, vec w, vec g, vec* m, vec* v) noexcept nogil:
+    """The new w; m and v (unused ones may be any address) are updated in place."""
+    cdef vec d
+    if s.kind == SGD:
+        g = fma(splat(w, s.decay), w, g)
+        if s.beta1 != 0.0:
+            m[0] = fma(splat(w, s.first), m[0], g)
+            g = fma(splat(w, s.beta1), m[0], g) if s.nesterov else m[0]
+        return fma(splat(w, -s.rate), g, w)
+    if s.kind == ADAM:
+        g = fma(splat(w, s.decay), w, g)
+    else:
+        w = splat(w, s.decay) * w
+    m[0] = fma(splat(w, 1.0 - s.beta1), g - m[0], m[0])
+    v[0] = fma(splat(w, 1.0 - s.beta2) * g, g, splat(w, s.beta2) * v[0])
+    d = fma(vsqrt(v[0]), splat(w, s.root), splat(w, s.eps))
+    return fma(splat(w, -s.rate), m[0] / d, w)
+
+
+cdef void update(vec* w, const vec* g, vec* m, vec* v, Py_ssize_t n, const Step* step
+                 ) noexcept nogil

@@ -1,0 +1,23 @@
+"""Optimizers over a run of the flat parameter vector; the formulas stand in `optimizer.pxd`.
+
+Memory traffic a weight: read w, g and the states, write w and the states (Adam: 4 reads, 3 writes).
+Padding is 0 in w, g and the states, and stays 0.
+"""
+
+from minidl.kernels.optimizer cimport ADAM, ADAMW, SGD, Step, updated
+from minidl.kernels.simd cimport vec
+
+KINDS = {"SGD": SGD, "Adam": ADAM, "AdamW": ADAMW}
+
+
+cdef void update(
+    vec* w,             # IN, OUT (n,) in vectors
+    const vec* g,       # IN (n,)
+    vec* m,             # IN, OUT (n,): momentum; not touched by SGD without momentum
+    vec* v,             # IN, OUT (n,): second moment; not touched by SGD
+    Py_ssize_t n,
+    const Step* step,
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        w[i] = updated(step, w[i], g[i], m + i, v + i)

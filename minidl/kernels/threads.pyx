@@ -1,0 +1,131 @@
+"""Threads: how many, how they start, how they wait. The only owner of OpenMP decisions.
+
+The limit is the least of what the user set, what OpenMP allows this thread (`OMP_NUM_THREADS`,
+threadpoolctl), the CPUs this process may run on, and the container's CPU quota rounded down. A
+child of `fork` runs on one thread when its parent had used more: the parent's pool is not in the
+child, and waiting for it would hang.
+
+Inside a parallel region threads meet at `wait`, a barrier of our own: it spins for a short while,
+since the other threads are mostly a microsecond away, then yields the core, so that a busy machine
+costs little more than its share.
+"""
+
+from cython.parallel cimport parallel, threadid
+
+cdef extern from * nogil:
+    """
+    #include <sched.h>
+    #include <unistd.h>
+    #ifdef _OPENMP
+      #include <omp.h>
+    #else
+      static inline int omp_get_max_threads(void) { return 1; }
+      static inline int omp_get_num_threads(void) { return 1; }
+      static inline void omp_set_num_threads(int n) { (void)n; }
+    #endif
+    #if defined(__x86_64__)
+      #define MINIDL_PAUSE() __builtin_ia32_pause()
+    #elif defined(__aarch64__)
+      #define MINIDL_PAUSE() __asm__ volatile("yield")
+    #else
+      #define MINIDL_PAUSE() ((void)0)
+    #endif
+    /* About 20 microseconds of spinning, then one yield a look. */
+    static void minidl_wait(minidl_barrier *b, int size) {
+      int round = __atomic_load_n(&b->round, __ATOMIC_RELAXED);
+      if (__atomic_add_fetch(&b->waiting, 1, __ATOMIC_ACQ_REL) == size) {
+        __atomic_store_n(&b->waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&b->round, round + 1, __ATOMIC_RELEASE);
+        return;
+      }
+      for (int spins = 0; __atomic_load_n(&b->round, __ATOMIC_ACQUIRE) == round; spins++) {
+        if (spins < 1000) MINIDL_PAUSE();
+        else sched_yield();
+      }
+    }
+    """
+    int omp_get_max_threads()
+    int omp_get_num_threads()
+    void omp_set_num_threads(int n)
+    void minidl_wait(Barrier* barrier, int size)
+    int getpid()
+
+cdef int requested = 0     # by set_num_threads; 0: not set
+cdef int available = 1     # CPUs by affinity and quota; set by limit_available at import
+cdef int initial = omp_get_max_threads()  # OpenMP's limit before anybody asked
+cdef int pool_owner = 0    # process that has started threads, 0 for none
+
+
+cdef int thread_limit() noexcept nogil:
+    """Threads that a program started now may use."""
+    cdef int n = omp_get_max_threads()
+    if pool_owner != 0 and pool_owner != getpid():
+        return 1
+    if requested > 0:
+        return min(n, requested)
+    return min(n, available)
+
+
+cdef void wait(Team* team) noexcept nogil:
+    """Wait for the other threads of the team."""
+    if team.size > 1:
+        minidl_wait(team.barrier, team.size)
+
+
+cdef void run(Work work, void* context, int size) noexcept nogil:
+    """Run work(context, team) on `size` threads and wait for them."""
+    global pool_owner
+    cdef Barrier barrier
+    cdef Team alone
+    barrier.waiting = 0
+    barrier.round = 0
+    if size == 1:
+        alone.rank = 0
+        alone.size = 1
+        alone.barrier = &barrier
+        work(context, &alone)
+        return
+    pool_owner = getpid()
+    with parallel(num_threads=size):
+        member(work, context, threadid(), &barrier)
+
+
+cdef void member(Work work, void* context, int rank, Barrier* barrier) noexcept nogil:
+    cdef Team team
+    team.rank = rank
+    team.size = omp_get_num_threads()  # may be fewer than asked for
+    team.barrier = barrier
+    work(context, &team)
+
+
+def limit_available(int n):
+    """Tell how many CPUs affinity and quota leave."""
+    global available
+    available = n
+
+
+def set_requested(int n):
+    """Ask for n threads (0: as many as there are); the calling thread's OpenMP limit follows."""
+    global requested
+    requested = n
+    omp_set_num_threads(n if n > 0 else initial)
+
+
+def get_requested():
+    """What `set_requested` was last given."""
+    return requested
+
+
+def omp_limit():
+    """OpenMP's limit for the calling thread."""
+    return omp_get_max_threads()
+
+
+def limit():
+    """Threads that a program started now may use."""
+    return thread_limit()
+
+
+def is_forked():
+    """True in a child whose parent had used threads."""
+    return pool_owner != 0 and pool_owner != getpid()

@@ -1,0 +1,285 @@
+"""What every layer is: parameters, a mode, forward and backward, and its lowering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from minidl import checks
+from minidl.memory import Array
+from minidl.parameters import Parameter, Store, common_store
+
+if TYPE_CHECKING:
+    from minidl.lowering import Graph, LayerProgram, Value
+
+
+class Layer:
+    """Base class of layers; derive from it to write your own.
+
+    A layer of your own defines ``forward(x)`` and ``backward(dy)`` on arrays of shape (N, features)
+    in the model's dtype. ``backward`` returns the gradient with respect to x and writes those of
+    the parameters to ``self.gradient(name)``. Parameters are made in the constructor with
+    ``self.add_parameter(name, values)`` and read as ``self.name``. If the number of columns
+    changes, define ``output_features(in_features)`` too. It works inside `Sequential` and `fit`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import minidl
+    >>> class Scale(minidl.Layer):
+    ...     def __init__(self, features):
+    ...         super().__init__()
+    ...         self.add_parameter("scale", np.ones(features))
+    ...     def forward(self, x):
+    ...         self.x = x
+    ...         return x * self.scale
+    ...     def backward(self, dy):
+    ...         self.gradient("scale")[...] = (dy * self.x).sum(axis=0)
+    ...         return dy * self.scale
+    >>> model = minidl.Sequential(minidl.Linear(3, 2, seed=0), Scale(2))
+    >>> model(np.ones((4, 3))).shape
+    (4, 2)
+    """
+
+    def __init__(self, dtype: npt.DTypeLike = "float32") -> None:
+        self.training = True
+        self.dtype: np.dtype[np.floating] = checks.dtype(dtype)
+        self._parameters: dict[str, Parameter] = {}
+        self._program: LayerProgram | None = None
+        self._steps = 0  # training-mode forward passes, for the dropout masks
+
+    # Parameters.
+
+    def add_parameter(self, name: str, values: npt.ArrayLike, *, trainable: bool = True,
+                      transposed: bool = False) -> None:
+        """Make a parameter; not trainable ones are saved, but no gradient is asked for."""
+        array = np.array(values, self.dtype)
+        self._parameters[name] = Parameter(array, trainable=trainable, transposed=transposed)
+
+    def __getattr__(self, name: str) -> Any:
+        """Parameters as attributes: a view of the current values."""
+        parameters = self.__dict__.get("_parameters", {})
+        if name in parameters:
+            return parameters[name].array
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Assigning to a parameter copies the values into place."""
+        parameters = self.__dict__.get("_parameters", {})
+        if name in parameters:
+            checks.same_shape(value, parameters[name].shape, name)
+            parameters[name].array[...] = value
+        else:
+            super().__setattr__(name, value)
+
+    def gradient(self, name: str) -> Array:
+        """The gradient of one of this layer's parameters, as a view."""
+        return self._parameters[name].gradient
+
+    def children(self) -> list[tuple[str, Layer]]:
+        """Layers inside this one, with their names."""
+        return []
+
+    def layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """All layers that hold no others, with their full names, in order."""
+        children = self.children()
+        if not children:
+            yield prefix, self
+        for name, child in children:
+            yield from child.layers(f"{prefix}.{name}" if prefix else name)
+
+    def named_parameters(self) -> list[tuple[str, Parameter]]:
+        """All parameters and running averages, with their full names, in order."""
+        return [
+            (f"{prefix}.{name}" if prefix else name, parameter)
+            for prefix, layer in self.layers()
+            for name, parameter in layer._parameters.items()
+        ]
+
+    def parameters(self) -> list[Array]:
+        """All trainable parameters, as views that can be written to."""
+        self.store()
+        return [p.array for _, p in self.named_parameters() if p.trainable]
+
+    def gradients(self) -> list[Array]:
+        """Gradients of `parameters()`, as views; `backward` fills them."""
+        self.store()
+        return [p.gradient for _, p in self.named_parameters() if p.trainable]
+
+    def store(self) -> Store:
+        """The flat vectors that hold the parameters of this layer and those inside it."""
+        return common_store([p for _, p in self.named_parameters()], self.dtype)
+
+    def reset_parameters(self, rng: np.random.Generator) -> None:
+        """Draw new initial values."""
+
+    # State, with PyTorch's keys and shapes.
+
+    def state(self) -> dict[str, Array]:
+        """All that `state_dict` holds, as arrays that can be written to."""
+        return {
+            f"{prefix}.{name}" if prefix else name: array
+            for prefix, layer in self.layers()
+            for name, array in layer._own_state().items()
+        }
+
+    def _own_state(self) -> dict[str, Array]:
+        return {name: p.array for name, p in self._parameters.items()}
+
+    def state_dict(self) -> dict[str, Array]:
+        """Copies of all parameters and running averages, by PyTorch's names.
+
+        Examples
+        --------
+        >>> import minidl
+        >>> list(minidl.Sequential(minidl.Linear(3, 2)).state_dict())
+        ['0.weight', '0.bias']
+        """
+        return {name: np.array(array, order="C") for name, array in self.state().items()}
+
+    def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Copy values in; nothing is changed if a name is missing or unknown or a shape is wrong.
+
+        Raises
+        ------
+        KeyError
+            A name is missing or unknown.
+        ValueError
+            A shape does not fit, or a value is NaN or infinite.
+        """
+        own = self.state()
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise KeyError(f"state: missing names {missing}, unknown names {unknown}")
+        new = {name: checks.state_value(state[name], own[name], name) for name in own}
+        for name, array in own.items():
+            array[...] = new[name]
+
+    # Mode.
+
+    def train(self, mode: bool = True) -> Layer:
+        """Training mode: batch statistics and dropout. Returns the layer."""
+        self.training = mode
+        for _, child in self.children():
+            child.train(mode)
+        return self
+
+    def eval(self) -> Layer:
+        """Evaluation mode: running averages, no dropout. Returns the layer."""
+        return self.train(False)
+
+    # Forward and backward.
+
+    def lower(self, graph: Graph, x: Value) -> Value:
+        """Write this layer's operations; a layer of the user's is called as it is."""
+        return graph.python(self, x, self.output_features(x.columns))
+
+    def output_features(self, in_features: int) -> int:
+        """Columns of the output for an input of `in_features` columns."""
+        return in_features
+
+    def in_features_or_none(self) -> int | None:
+        """Columns that the input must have, or None if any will do."""
+        return None
+
+    def __call__(self, x: npt.ArrayLike) -> Array:
+        """`forward(x)`."""
+        return self.forward(x)
+
+    def forward(self, x: npt.ArrayLike) -> Array:
+        """Output for a batch, in the current mode; keeps what `backward` needs.
+
+        Parameters
+        ----------
+        x : array_like of shape (N, in_features)
+
+        Returns
+        -------
+        y : ndarray of shape (N, out_features), in the layer's dtype
+
+        Raises
+        ------
+        ValueError, TypeError
+            `x` has a wrong shape or dtype, or holds NaN or infinity.
+        """
+        from minidl.lowering import LayerProgram
+
+        array = checks.matrix(x, self.dtype, self.in_features_or_none(), "x")
+        if self._program is None or not self._program.fits(self, array):
+            self._program = LayerProgram(self, array.shape[1], max(len(array), 1))
+        y = self._program.forward(array, self._steps)
+        self._steps += self.training
+        return y
+
+    def backward(self, dy: npt.ArrayLike) -> Array:
+        """Gradient with respect to the input of the last `forward`; fills `gradients()`.
+
+        Parameters
+        ----------
+        dy : array_like of shape (N, out_features)
+
+        Returns
+        -------
+        dx : ndarray of shape (N, in_features)
+        """
+        if self._program is None:
+            raise RuntimeError("backward: call forward first")
+        return self._program.backward(np.asarray(dy))
+
+    def predict(self, x: npt.ArrayLike, batch_size: int | None = None) -> Array:
+        """Output in evaluation mode, whatever the mode is; the mode is left as it was.
+
+        Parameters
+        ----------
+        x : array_like of shape (N, in_features)
+        batch_size : int, optional
+            Rows at a time; default: as many as keep the activations in cache.
+
+        Returns
+        -------
+        y : ndarray of shape (N, out_features)
+        """
+        from minidl.lowering import predict
+
+        return predict(self, x, batch_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: values, not addresses."""
+        state = self.__dict__.copy()
+        state["_program"] = None
+        state.pop("_predictor", None)
+        state["_parameters"] = {
+            name: (p.array.copy(), p.trainable, p.transposed)
+            for name, p in self._parameters.items()
+        }
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make the parameters anew."""
+        parameters = state.pop("_parameters")
+        self.__dict__.update(state, _parameters={})
+        for name, (values, trainable, transposed) in parameters.items():
+            self._parameters[name] = Parameter(values, trainable=trainable, transposed=transposed)
+
+    def set_dtype(self, dtype: np.dtype[np.floating]) -> None:
+        """Convert this layer, and those inside it, to a dtype."""
+        self.dtype = dtype
+        for _, child in self.children():
+            child.set_dtype(dtype)
+        for parameter in self._parameters.values():
+            common_store([parameter], dtype)
+
+    def extra_repr(self) -> str:
+        """What stands between the brackets of `repr`."""
+        return ""
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make this layer again, as JSON can hold them."""
+        raise TypeError(f"{type(self).__name__}: define config() to save this layer")
+
+    def __repr__(self) -> str:
+        """As PyTorch prints it."""
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -1,0 +1,149 @@
+"""Optimizers, with PyTorch's names, defaults and formulas; the update itself is compiled.
+
+The formulas stand in `kernels/optimizer.pxd`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+from minidl import checks
+from minidl.kernels.optimizer import KINDS
+from minidl.kernels.program import KINDS as OPERATIONS
+from minidl.kernels.program import VECTOR, Program
+from minidl.layers.base import Layer
+from minidl.memory import Array, address
+from minidl.parameters import Store
+
+
+class OptimizerState:
+    """Moments parallel to the flat parameter vector, and the number of steps made."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.m: Array = store.zeros()
+        self.v: Array = store.zeros()
+        self.step = 0
+
+
+class Optimizer:
+    """Base of the optimizers."""
+
+    def __init__(self, lr: float, weight_decay: float) -> None:
+        self.lr = checks.number(lr, "lr", 0)
+        self.weight_decay = checks.number(weight_decay, "weight_decay", 0)
+        self._state: OptimizerState | None = None
+
+    def state_for(self, store: Store) -> OptimizerState:
+        """The state for a model; a new one if it was for another model."""
+        if self._state is None or self._state.store is not store:
+            self._state = OptimizerState(store)
+        return self._state
+
+    def numbers(self) -> tuple[int, bool, float, float, float, float, float]:
+        """kind, nesterov, lr, weight_decay, beta1, beta2, eps."""
+        raise NotImplementedError
+
+    def step(self, model: Layer) -> None:
+        """One update of a model's parameters from its `gradients()`.
+
+        `Trainer.fit` does this inside the compiled program; this is for loops of your own.
+        """
+        store = model.store()
+        state = self.state_for(store)
+        count = store.trainable * store.dtype.itemsize // VECTOR
+        pointers = [address(a) for a in (store.values, store.gradients, state.m, state.v)]
+        update = (OPERATIONS["UPDATE"], 0, 0.0, 0.0, pointers, [count])
+        program = Program([update], [], store.dtype.itemsize, 1, 0, 0)
+        program.set_optimizer(*self.numbers())
+        program.execute(0, 1, 1, state.step)
+        state.step += 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without the state, which belongs to a model."""
+        return {**self.__dict__, "_state": None}
+
+    def __repr__(self) -> str:
+        """The constructor call."""
+        shown = ", ".join(f"{k}={v!r}" for k, v in self.__dict__.items() if not k.startswith("_"))
+        return f"{type(self).__name__}({shown})"
+
+
+def _betas(betas: tuple[float, float]) -> tuple[float, float]:
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas: expected two numbers, got {betas!r}")
+    first, second = (checks.number(b, f"betas[{i}]", 0, 1, open_high=True)
+                     for i, b in enumerate(betas))
+    return first, second
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum if you like.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+    momentum : float in [0, 1), default 0
+    weight_decay : float, default 0
+        Added to the gradient, times the weight.
+    nesterov : bool, default False
+        Nesterov's momentum; needs momentum > 0.
+
+    Examples
+    --------
+    >>> import minidl
+    >>> minidl.SGD(lr=0.1, momentum=0.9)
+    SGD(lr=0.1, weight_decay=0.0, momentum=0.9, nesterov=False)
+    """
+
+    def __init__(self, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0,
+                 nesterov: bool = False) -> None:
+        super().__init__(lr, weight_decay)
+        self.momentum = checks.number(momentum, "momentum", 0, 1, open_high=True)
+        self.nesterov = bool(nesterov)
+        if nesterov and momentum == 0:
+            raise ValueError("nesterov: expected False, since momentum is 0, got True")
+
+    def numbers(self) -> tuple[int, bool, float, float, float, float, float]:
+        """For the kernel."""
+        return (KINDS["SGD"], self.nesterov, self.lr, self.weight_decay, self.momentum, 0.0, 0.0)
+
+
+class Adam(Optimizer):
+    """Adam. Kingma and Ba, ICLR 2015.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+    betas : (float, float), default (0.9, 0.999)
+        Decay of the averages of the gradient and of its square.
+    eps : float, default 1e-8
+    weight_decay : float, default 0
+        Added to the gradient, times the weight.
+    """
+
+    _kind = "Adam"
+
+    def __init__(self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.0) -> None:
+        super().__init__(lr, weight_decay)
+        self.betas = _betas(betas)
+        self.eps = checks.number(eps, "eps", 0, open_low=True)
+
+    def numbers(self) -> tuple[int, bool, float, float, float, float, float]:
+        """For the kernel."""
+        return (KINDS[self._kind], False, self.lr, self.weight_decay, *self.betas, self.eps)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, default 0.01. Loshchilov and Hutter, ICLR 2019."""
+
+    _kind = "AdamW"
+
+    def __init__(self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
+                 eps: float = 1e-8, weight_decay: float = 0.01) -> None:
+        super().__init__(lr, betas, eps, weight_decay)
+
+
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "OptimizerState"]

