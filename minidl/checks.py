@@ -13,13 +13,13 @@ from minidl.memory import Array
 
 def dtype(which: npt.DTypeLike) -> np.dtype[np.floating]:
     """float32 or float64."""
-    try:
-        found = np.dtype(which)
-    except TypeError:
-        found = np.dtype(object)
-    if found not in (np.dtype(np.float32), np.dtype(np.float64)):
-        raise ValueError(f"dtype: expected 'float32' or 'float64', got {which!r}")
-    return found
+    for known in (np.dtype(np.float32), np.dtype(np.float64)):
+        try:
+            if np.dtype(which) == known:
+                return known
+        except TypeError:
+            break
+    raise ValueError(f"dtype: expected 'float32' or 'float64', got {which!r}")
 
 
 def positive_int(value: Any, name: str, least: int = 1) -> int:

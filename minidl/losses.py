@@ -56,11 +56,11 @@ class Loss:
         y : array_like
             Labels (N,) or targets (N, K), as the loss has it.
         """
-        from minidl.lowering import BackwardPlan
         from minidl.layers.activations import Identity
+        from minidl.lowering import BackwardPlan
 
         array = np.asarray(prediction)
-        dtype = np.dtype(np.float32 if array.dtype == np.float32 else np.float64)
+        dtype = checks.dtype("float32" if array.dtype == np.float32 else "float64")
         array = checks.matrix(array, dtype, None, "prediction")
         checks.not_empty(array, "prediction")
         form = self.bound(y)

@@ -101,6 +101,9 @@ class Graph:
         return self.add("python", layer, x, columns)
 
 
+# Floating-point operations a batch that make one more thread worth its barriers.
+WORK_PER_THREAD = 2_000_000
+
 Operation = tuple[str, int, float, float, list[Any], list[int]]
 
 
@@ -112,7 +115,7 @@ class Plan:
         self.store: Store = model.store()
         self.names = {id(layer): name for name, layer in model.layers()}
         self.rows, self.dtype = rows, dtype
-        self.threads = parallel.get_num_threads()
+        self.threads = self._thread_count()
         self.operations: list[Operation] = []
         self.calls: list[Callable[[int], None]] = []
         self.buffers: list[Buffer] = []
@@ -128,6 +131,14 @@ class Plan:
                 reader = node.y.readers[0]
                 if reader.kind == "activation" and node.y is not self.graph.output:
                     self.fused[node] = reader
+
+    def _thread_count(self) -> int:
+        """As many threads as are allowed and have enough to do."""
+        widths = [(node.x.columns, node.y.columns if node.kind == "linear" else 8)
+                  for node in self.graph.nodes]
+        work = 6 * self.rows * int(sum(a * b for a, b in widths))
+        wanted = work // WORK_PER_THREAD if WORK_PER_THREAD else work
+        return max(1, min(parallel.get_num_threads(), wanted))
 
     # Buffers and operations.
 
@@ -496,7 +507,7 @@ class BackwardPlan(Plan):
 @contextmanager
 def mode(model: Layer, training: bool) -> Iterator[None]:
     """All layers in one mode, and back."""
-    layers = [model, *(layer for _, layer in model.layers())]
+    layers = list(model.tree())
     before = [layer.training for layer in layers]
     model.train(training)
     try:
@@ -612,10 +623,11 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
         batch_size = checks.positive_int(batch_size, "batch_size")
     rows = min(batch_size or CACHED_ROWS, max(len(array), 1))
     with mode(model, False):
-        cached = model.__dict__.get("_predictor")
+        # Taken out while it runs: another thread that predicts at the same time makes its own.
+        cached = model.__dict__.pop("_predictor", None)
         key = signature(model, array.shape[1])
         if cached is None or cached[0] != key or cached[1].rows < rows:
-            cached = model._predictor = (key, BatchProgram(model, array.shape[1], rows))
+            cached = key, BatchProgram(model, array.shape[1], rows)
         batch: BatchProgram = cached[1]
         out = np.empty((len(array), batch.columns), model.dtype)
         if len(array):
@@ -624,4 +636,5 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
             batch.program.seek(0, 0, 0)
             while batch.program.run(1, 0.1)[0] == "time":
                 pass
+        model.__dict__["_predictor"] = cached
     return out

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-
 from minidl import checks
 from minidl.kernels.optimizer import KINDS
 from minidl.kernels.program import KINDS as OPERATIONS
 from minidl.kernels.program import VECTOR, Program
 from minidl.layers.base import Layer
-from minidl.memory import Array, address
+from minidl.memory import Array
 from minidl.parameters import Store
 
 
@@ -52,12 +51,16 @@ class Optimizer:
         """
         store = model.store()
         state = self.state_for(store)
-        count = store.trainable * store.dtype.itemsize // VECTOR
-        pointers = [address(a) for a in (store.values, store.gradients, state.m, state.v)]
-        update = (OPERATIONS["UPDATE"], 0, 0.0, 0.0, pointers, [count])
-        program = Program([update], [], store.dtype.itemsize, 1, 0, 0)
+        itemsize = store.dtype.itemsize
+        vectors = (store.values, store.gradients, state.m, state.v)
+        updates = [
+            (OPERATIONS["UPDATE"], 0, 0.0, 0.0, [parameter.at(v) for v in vectors],
+             [parameter.length(itemsize) * itemsize // VECTOR])
+            for _, parameter in model.named_parameters() if parameter.trainable
+        ]
+        program = Program(updates, [], itemsize, 1, 0, 0)
         program.set_optimizer(*self.numbers())
-        program.execute(0, 1, 1, state.step)
+        program.execute(0, len(updates), 1, state.step)
         state.step += 1
 
     def __getstate__(self) -> dict[str, Any]:

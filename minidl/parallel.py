@@ -72,7 +72,7 @@ def available() -> tuple[int, str]:
     return cpus, f"{cpus} CPUs that this process may use"
 
 
-class set_num_threads:  # noqa: N801  # a function that can also be used in a with statement
+class set_num_threads:
     """Set the most threads that minidl uses from now on.
 
     Results are the same for every number. As a context manager the old number comes back at the

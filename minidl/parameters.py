@@ -26,7 +26,7 @@ class Parameter:
     def length(self, itemsize: int) -> int:
         """Elements that it takes up, padding included."""
         if self.transposed:
-            return self.shape[1] * row_bytes(self.shape[0], itemsize) // itemsize
+            return int(self.shape[1]) * row_bytes(self.shape[0], itemsize) // itemsize
         return row_bytes(int(np.prod(self.shape)), itemsize) // itemsize
 
     def view(self, flat: Array) -> Array:
@@ -88,14 +88,13 @@ class Store:
 
 
 def common_store(parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) -> Store:
-    """The store that holds exactly these parameters; they are moved into a new one if need be."""
+    """The store that holds these parameters; they are moved into a new one if they lie in several.
+
+    The store of a larger model serves its parts too: using a layer by itself moves nothing.
+    """
     if parameters:
         store = parameters[0].store
-        if (
-            store.dtype == dtype
-            and len(store.parameters) == len(parameters)
-            and all(p.store is store for p in parameters)
-        ):
+        if store.dtype == dtype and all(p.store is store for p in parameters):
             return store
     store = Store(parameters, dtype)
     for parameter in parameters:

@@ -31,7 +31,7 @@ def save(model: Sequential, path: str | os.PathLike[str],
     ----------
     model : Sequential
         Of layers that minidl ships.
-    path : str or path
+    path : str or path-like
     metadata : dict, optional
         Anything JSON can hold; `load` gives it back as ``model.metadata``.
     """
@@ -41,8 +41,8 @@ def save(model: Sequential, path: str | os.PathLike[str],
         raise TypeError(f"model: expected a Sequential, got {type(model).__name__}")
     for _, layer in model.layers():
         if getattr(layers, type(layer).__name__, None) is not type(layer):
-            raise TypeError(f"model: {type(layer).__name__} is not one of minidl's layers; save its "
-                            "state_dict() instead")
+            raise TypeError(f"model: {type(layer).__name__} is not one of minidl's layers; save "
+                            "its state_dict() instead")
     header = {
         "format": FORMAT,
         "architecture": json.dumps({"dtype": str(model.dtype), **model.config()}),

@@ -14,14 +14,14 @@ trap 'rm -rf "$raw"' EXIT
 cd "$root"
 rm -rf dist
 mkdir dist
-"$python" -m pip wheel --no-deps --wheel-dir "$raw" .
+"$python" -m pip wheel -q --no-deps --wheel-dir "$raw" .
+check-wheel-contents "$raw"  # before auditwheel adds minidl.libs, which it has no rule for
 auditwheel repair --wheel-dir dist "$raw"/minidl-*.whl
 wheel=$(echo dist/minidl-*.whl)
 
 auditwheel show "$wheel"
 abi3audit --strict --verbose "$wheel"
 twine check --strict "$wheel"
-check-wheel-contents "$wheel"
 
 size=$(stat --format=%s "$wheel")
 if ((size >= limit)); then

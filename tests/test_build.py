@@ -101,13 +101,13 @@ def test_an_uncompiled_tree_says_what_to_do(tmp_path):
 def test_facts_of_the_build():
     assert kernels.LEVEL in kernels.LEVELS_SUPPORTED
     assert set(kernels.LEVELS_SUPPORTED) <= set(kernels.LEVELS_BUILT)
-    assert kernels.VERSION == metadata.version("minidl")
+    assert metadata.version("minidl") == kernels.VERSION
     assert kernels.COMPILER
     assert {type(kernels.OPENMP), type(kernels.DEBUG)} == {bool}
     assert isinstance(kernels.SANITIZERS, str)
 
 
-KERNELS = "threads random activation matmul batchnorm loss optimizer program".split()
+KERNELS = ["threads", "random", "activation", "matmul", "batchnorm", "loss", "optimizer", "program"]
 
 
 @pytest.mark.parametrize("name", KERNELS)

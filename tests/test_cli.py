@@ -297,7 +297,7 @@ def test_bad_options():
         ("--epochs", 0),
         ("--batch-size", 1),
         ("--batch-size", "many"),
-        ("--lr", 0),
+        ("--lr", -1),
         ("--lr", "nan"),
         ("--seed", -1),
         ("--threads", 0),

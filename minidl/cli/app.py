@@ -17,6 +17,9 @@ from minidl.cli.errors import CliError, check_writable
 from minidl.cli.model import Settings
 
 
+ERRORS = (CliError, ValueError, OSError, MemoryError, minidl.NonFiniteError)
+
+
 class Group(TyperGroup):
     """Commands whose errors are one line on stderr, without a traceback."""
 
@@ -45,7 +48,7 @@ def _message(error: Exception) -> str | None:
     """Return what to tell the user, or None for what must be a fault of the program."""
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, CliError | ValueError | OSError | minidl.NonFiniteError):
+    if isinstance(error, ERRORS):
         return str(error)
     # The usage errors of typer, which had them from click in some versions and has its own now.
     return error.format_message() if hasattr(error, "format_message") else None
@@ -136,7 +139,7 @@ def train(
     \b
     Examples:
       minidl train digits
-      minidl train digits --epochs 50 --hidden 256,128 --out best.safetensors
+      minidl train digits --epochs 50 --hidden 128,64 --out best.safetensors
       minidl train flowers.npz --seed 1
       minidl train houses.csv --target price --task regression
     """
@@ -167,7 +170,7 @@ def train(
     rows.add_row("threads", str(minidl.get_num_threads()))
     rows.add_row("CPU level", str(minidl.get_config()["isa"]))
     rows.add_row("model", str(out))
-    Console().print(rows)
+    _print(rows)
 
 
 @app.command()
@@ -238,7 +241,7 @@ def bench(
                 f"{timing.numpy_us:,.1f}",
                 f"{timing.numpy_us / timing.minidl_us:.2f}",
             )
-    Console().print(table)
+    _print(table)
 
 
 @app.command()
@@ -250,6 +253,11 @@ def info() -> None:
       minidl info
     """
     minidl.show_config()
+
+
+def _print(table: RichTable) -> None:
+    """Print a table; names of files are not markup."""
+    Console(markup=False, emoji=False, highlight=False).print(table)
 
 
 def _widths(text: str) -> tuple[int, ...]:

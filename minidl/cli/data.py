@@ -123,9 +123,10 @@ def load_features(path: Path, features: Sequence[str]) -> Floats:
 
 
 def _kind(path: Path) -> str:
-    if path.suffix not in (".csv", ".npz"):
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".npz"):
         raise CliError(f"{path}: want a .csv or .npz file")
-    return path.suffix
+    return kind
 
 
 def _read_npz(path: Path, wanted: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -250,8 +251,11 @@ def choose_task(task: Task, table: Table) -> Task:
         task = Task.classification if whole or not numeric else Task.regression
     if task is Task.regression:
         if not numeric:
-            row = next(i for i, label in enumerate(table.y) if _number(label) is None)
-            raise _bad_value(table.source, row + 1, table.target, str(table.y[row]))
+            row = next((i for i, label in enumerate(table.y) if _number(label) is None), 0)
+            raise CliError(
+                f"{table.source}: row {row + 1}, column {table.target!r}: "
+                f"{str(table.y[row])!r} is text; regression wants numbers"
+            )
         return task
     count = len(np.unique(table.y))
     if numeric and not whole:

@@ -18,13 +18,14 @@ from minidl.cli.data import Table, Task
 from minidl.cli.errors import CliError
 
 TEST_SHARE = 0.2
+WRITER = "minidl train"  # marks the metadata of models that `predict` can read
 
 
 @dataclass(frozen=True)
 class Settings:
     """How to train; the defaults suit the digits."""
 
-    hidden: Sequence[int] = (128, 64)
+    hidden: Sequence[int] = (256, 128)
     epochs: int = 30
     batch_size: int = 64
     lr: float = 1e-3
@@ -64,8 +65,11 @@ def train(table: Table, task: Task, settings: Settings, progress: bool) -> Resul
     """
     task = data.choose_task(task, table)
     metadata: dict[str, Any] = {
-        "task": task.value, "features": table.features, "target": table.target
-    }  # fmt: skip
+        "writer": WRITER,
+        "task": task.value,
+        "features": table.features,
+        "target": table.target,
+    }
     loss: minidl.Loss
     if task is Task.classification:
         classes, numbers = np.unique(table.y, return_inverse=True)
@@ -105,7 +109,7 @@ def train(table: Table, task: Task, settings: Settings, progress: bool) -> Resul
         variance = float(np.var(y[testing], dtype=np.float64))
         test = {
             "RMSE": float(np.sqrt(test["loss"])) * metadata["target_scale"],
-            "R²": 1 - test["loss"] / variance if variance else float("nan"),
+            "R2": 1 - test["loss"] / variance if variance else float("nan"),
         }
     else:
         test = {"accuracy": test["accuracy"]}
@@ -122,8 +126,8 @@ def predict(model_path: Path, table_path: Path, proba: bool) -> str:
     """
     model = minidl.load(model_path)
     metadata: dict[str, Any] = model.metadata
-    if "task" not in metadata or "features" not in metadata:
-        raise CliError(f"{model_path}: not written by `minidl train`")
+    if metadata.get("writer") != WRITER:
+        raise CliError(f"{model_path}: not written by `{WRITER}`")
     classes: list[Any] | None = metadata.get("classes")
     if proba and classes is None:
         raise CliError("--proba is for classification; this model predicts a value")
@@ -135,7 +139,7 @@ def predict(model_path: Path, table_path: Path, proba: bool) -> str:
     if classes is None:
         writer.writerow([metadata["target"]])
         values = outputs[:, 0] * metadata["target_scale"] + metadata["target_mean"]
-        writer.writerows([f"{value:.7g}"] for value in values)
+        writer.writerows([f"{value:.12g}"] for value in values)
         return text.getvalue()
     labels = [classes[i] for i in outputs.argmax(axis=1)]
     if not proba:

@@ -2,7 +2,7 @@
 
 Ioffe and Szegedy, "Batch normalization", ICML 2015. For each feature, over the N rows of a batch:
 
-    mu = mean(x)        sigma^2 = mean((x - mu)^2) + eps        xhat = (x - mu) / sigma
+    mu = mean(x)      sigma^2 = mean((x - mu)^2) + eps        xhat = (x - mu) / sigma
     y = gamma xhat + beta
 
 With the batch's statistics, mu and sigma depend on every x, and the chain rule gives
@@ -20,8 +20,9 @@ the formula of Chan, Golub and LeVeque (1979), relative to the first row of the 
 x - s is exact or nearly so however large the mean is, a mean 1e4 times the spread costs nothing.
 Never E[x^2] - E[x]^2. Equal rows give M2 = 0, sigma = sqrt(eps), xhat = 0.
 
-Forward keeps x, and y if an activation follows; the statistics are 5 rows a thread. Memory traffic:
-forward reads x twice (once from cache) and writes y; backward reads dy and x twice, writes dy and dx.
+Forward keeps x, and y if an activation follows; the statistics are 5 rows a thread. Memory
+traffic: forward reads x twice (once from cache) and writes y; backward reads dy and x twice and
+writes dy and dx.
 
 A thread's replica, rows of ld vectors: s, d relative to s as -d / sigma, 1 / sigma, gamma / sigma,
 beta - d gamma / sigma, and in backward dbeta / N and dgamma / N. Every thread computes all of it in
@@ -30,7 +31,7 @@ the same order: no second barrier.
 
 from minidl.kernels.activation cimport IDENTITY, activate, activation_gradient
 from minidl.kernels.activation cimport SILU
-from minidl.kernels.simd cimport fma, splat, vec, vsqrt
+from minidl.kernels.simd cimport fma, require, splat, vec, vsqrt
 from minidl.kernels.threads cimport block_count, share
 
 
@@ -42,6 +43,7 @@ cdef void block_statistics(
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef vec s, d, m2, e, count = splat(x[0], <double>(last - first))
+    require(first < last)
     for j in range(ld):
         s = x[first * ld + j]
         d = splat(s, 0.0)
@@ -116,7 +118,7 @@ cdef void running_statistics(
 cdef void normalize(
     vec* y,             # OUT (N, ld): activation(gamma xhat + beta)
     const vec* x,       # IN (N, ld)
-    const vec* replica, # IN (7, ld)
+    const vec* replica,  # IN (7, ld)
     Py_ssize_t first, Py_ssize_t last, Py_ssize_t ld,
     int activation, double a, double b,
 ) noexcept nogil:
@@ -135,7 +137,7 @@ cdef void block_gradients(
     vec* dy,            # IN, OUT (N, ld): gradient after, then before the activation
     const vec* y,       # IN (N, ld): output of forward
     const vec* x,       # IN (N, ld): input of forward
-    const vec* replica, # IN (7, ld)
+    const vec* replica,  # IN (7, ld)
     Py_ssize_t first, Py_ssize_t last, Py_ssize_t ld,
     int activation, double a, double b,
 ) noexcept nogil:
@@ -188,7 +190,7 @@ cdef void batchnorm_backward(
     vec* dx,            # OUT (N, ld); may be dy
     const vec* dy,      # IN (N, ld)
     const vec* x,       # IN (N, ld)
-    const vec* replica, # IN (7, ld)
+    const vec* replica,  # IN (7, ld)
     Py_ssize_t first, Py_ssize_t last, Py_ssize_t ld,
 ) noexcept nogil:
     cdef Py_ssize_t i, j

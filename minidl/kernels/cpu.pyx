@@ -8,9 +8,9 @@ cdef extern from *:
     /* gcc's and clang's level checks cover every feature that -march=<level> turns on, and
        whether the operating system saves the registers (XGETBV). */
     #if defined(__x86_64__)
-      #define MINIDL_RUNS(level) (__builtin_cpu_init(), __builtin_cpu_supports("x86-64-" level) != 0)
+      #define MINIDL_RUNS(v) (__builtin_cpu_init(), __builtin_cpu_supports("x86-64-" v) != 0)
     #else
-      #define MINIDL_RUNS(level) 0
+      #define MINIDL_RUNS(v) 0
     #endif
     static int minidl_runs_v2(void) { return MINIDL_RUNS("v2"); }
     static int minidl_runs_v3(void) { return MINIDL_RUNS("v3"); }

@@ -14,7 +14,7 @@ from libc.math cimport log
 from libc.stdint cimport int64_t
 
 from minidl.kernels.simd cimport (
-    f32v, fma, head, if_gt, lane_max, lane_sum, lanes, splat, vec,
+    f32v, fma, head, if_gt, lane_max, lane_sum, lanes, require, splat, vec,
 )
 from minidl.kernels.vmath cimport vexp, vsigmoid, vsoftplus
 
@@ -84,6 +84,7 @@ cdef double cross_entropy_row(
     factor = lane_sum(total)
     log_sum = log(factor)
     if target == NULL:
+        require(0 <= label and label < columns)
         if dz != NULL:
             for j in range(ld):
                 dz[j] = dz[j] * splat(zero, scale / factor)

@@ -22,7 +22,7 @@ from minidl.kernels.activation cimport (
     IDENTITY, RELU, activate, activation_gradient,
 )
 from minidl.kernels.optimizer cimport Step, updated
-from minidl.kernels.simd cimport TILE_ROWS, f32v, fma, if_gt, splat, splat_at, vec
+from minidl.kernels.simd cimport TILE_ROWS, f32v, fma, if_gt, require, splat, splat_at, vec
 
 cdef enum Finish:
     STORE       # C = tile
@@ -60,7 +60,7 @@ cdef inline void tile(
     cdef vec out[24]
     cdef vec bv[2]
     cdef vec x, zero = splat(bv[0], 0.0)
-    cdef Py_ssize_t k
+    cdef Py_ssize_t _k
     cdef int i, j
     for i in range(rows):
         for j in range(cols):
@@ -68,7 +68,7 @@ cdef inline void tile(
                 acc[i][j] = c[i * ldc + j]
             else:
                 acc[i][j] = start[j] if start != NULL else zero
-    for k in range(depth):
+    for _k in range(depth):
         for j in range(cols):
             bv[j] = b[j]
         for i in range(rows):
@@ -165,6 +165,7 @@ cdef void product(
     cdef Py_ssize_t j = 0, k, s
     cdef bint packing = (pack != NULL and rows >= PACK_ROWS and depth >= PACK_DEPTH
                          and ldb >= PACK_STRIDE)
+    require(rows >= 0 and depth >= 0 and columns <= ldc or c == NULL)
     while j < columns:
         s = j if side != NULL else 0
         if columns - j == 1:
@@ -284,7 +285,7 @@ cdef void transpose(
     Py_ssize_t ldw, Py_ssize_t ldwt,
 ) noexcept nogil:
     """The copy of the weights that dX = dY W reads, one block of a few cache lines at a time."""
-    cdef Py_ssize_t i, j, block, k, width = sizeof(vec) // element(splat(wt[0], 0.0))
+    cdef Py_ssize_t i, j, block, width = sizeof(vec) // element(splat(wt[0], 0.0))
     cdef const float* x32 = <const float*>wt
     cdef float* y32 = <float*>w
     cdef const double* x64 = <const double*>wt

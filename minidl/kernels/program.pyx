@@ -1,6 +1,6 @@
 """Runs a lowered model: a list of operations over buffers of one workspace, batch after batch.
 
-`minidl/lowering.py` writes the list. Each thread goes through it by itself, taking its share of each
+`minidl/lowering.py` writes the list. Each thread goes through it and takes its share of each
 operation: rows of the batch, or a part of a weight matrix. Where one operation reads what another
 thread wrote there is a BARRIER in the list. Nothing here allocates, and between the steps of an
 epoch nothing runs but this file and the kernels. Python is asked only by PYTHON operations (layers
@@ -26,7 +26,7 @@ from minidl.kernels.matmul cimport (
 )
 from minidl.kernels.optimizer cimport Optimizer, Step, step_of, update
 from minidl.kernels.random cimport dropout, shuffle
-from minidl.kernels.simd cimport TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, splat, vec
+from minidl.kernels.simd cimport TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat, vec
 from minidl.kernels.threads cimport (
     MAX_BLOCKS, Team, block_count, first_row, run, share, thread_limit, wait,
 )
@@ -64,7 +64,7 @@ cdef enum Kind:
     LOSS_TOTAL      # partial
     UPDATE          # w g m v                                      count
     BARRIER
-    PYTHON          #                                              index
+    PYTHON          # (none)                                       index
 
 # The numbers of the operations, for the lowering.
 KINDS = {
@@ -165,6 +165,7 @@ cdef inline void gather(char* to, Py_ssize_t ld, const char* source, Py_ssize_t 
     cdef const char* p
     for i in range(f.first, f.last):
         r = s.order[f.start + i] if s.order != NULL else f.start + i
+        require(0 <= r and r < s.rows)
         p = source + r * row
         if column == item:
             memcpy(to + i * ld, p, columns * item)
@@ -208,6 +209,8 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     cdef vec* pack = <vec*>(<char*>s.pack + team.rank * s.pack_size)
     cdef vec* replica
     cdef double total
+    require(0 <= team.rank and team.rank < team.size)
+    require(0 <= first and first <= last and last <= f.rows)
     if o.kind == BARRIER:
         wait(team)
     elif o.kind == GATHER_X:
@@ -316,6 +319,8 @@ cdef void weight_gradient(vec like, const Op* o, const Frame* f, Team* team) noe
     cdef Py_ssize_t low, high, columns = o.n[2]
     cdef bint fused = o.n[3], accumulate = o.n[5]
     part_of_weight(o.n[0], columns, team, bound)
+    require(0 <= bound[0] and bound[0] <= bound[1] and bound[1] <= o.n[0])
+    require(0 <= bound[2] and bound[2] <= bound[3] and bound[3] <= columns)
     linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3],
                            <const vec*>o.p[4], <const vec*>o.p[5], f.rows, bound[0], bound[1],
                            bound[2], bound[3], o.n[1], columns, &f.update if fused else NULL,
@@ -401,7 +406,7 @@ cdef void train(void* context, Team* team) noexcept nogil:
     """Steps, until something ends the run. Every thread counts along; thread 0 keeps the books."""
     cdef State* s = <State*>context
     cdef Frame f
-    cdef Py_ssize_t epoch = s.epoch, begun = s.epoch, batch = s.batch, step = s.step, start, stop
+    cdef Py_ssize_t begun = s.epoch, batch = s.batch, step = s.step, start, stop
     cdef Py_ssize_t interval = 1, until_look = 1
     cdef double look, looked = now()
     cdef int status

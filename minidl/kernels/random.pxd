@@ -15,8 +15,8 @@ cdef inline void philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint
     """Four words from a 128-bit counter and a 64-bit key."""
     cdef uint32_t k0 = <uint32_t>key, k1 = <uint32_t>(key >> 32)
     cdef uint64_t a, b
-    cdef int r
-    for r in range(7):
+    cdef int _round
+    for _round in range(7):
         a = <uint64_t>c0 * 0xD2511F53U
         b = <uint64_t>c2 * 0xCD9E8D57U
         c0 = <uint32_t>(b >> 32) ^ c1 ^ k0

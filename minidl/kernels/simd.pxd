@@ -156,6 +156,10 @@ cdef extern from * nogil:
     f32v head_f32v(f32v a, Py_ssize_t n, f32v b) noexcept
     f64v head_f64v(f64v a, Py_ssize_t n, f64v b) noexcept
 
+cdef extern from "<assert.h>" nogil:
+    # Checked in the debug build, where a failure ends the process; nothing elsewhere.
+    void require "assert"(bint condition) noexcept
+
 ctypedef fused vec:
     f32v
     f64v

@@ -91,6 +91,12 @@ class Layer:
         for name, child in children:
             yield from child.layers(f"{prefix}.{name}" if prefix else name)
 
+    def tree(self) -> Iterator[Layer]:
+        """This layer and all inside it, those that hold others included."""
+        yield self
+        for _, child in self.children():
+            yield from child.tree()
+
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """All parameters and running averages, with their full names, in order."""
         return [

@@ -1,0 +1,2 @@
+KINDS: dict[str, int]
+KEEPS_INPUT: frozenset[int]

@@ -1,0 +1,50 @@
+from collections.abc import Callable, Sequence
+
+KINDS: dict[str, int]
+BLOCKS: int
+BLOCK_ROWS: int
+REPLICA_ROWS: int
+VECTOR: int
+
+class Program:
+    def __init__(
+        self,
+        ops: Sequence[tuple[int, int, float, float, Sequence[int], Sequence[int]]],
+        calls: Sequence[Callable[[int], None]],
+        itemsize: int,
+        threads: int,
+        pack: int,
+        pack_size: int,
+        prologue: int = 0,
+        segments: Sequence[tuple[int, int, int, bool]] = (),
+        keep: object = None,
+    ) -> None: ...
+    def set_optimizer(
+        self,
+        kind: int,
+        nesterov: bool,
+        lr: float,
+        weight_decay: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+    ) -> None: ...
+    def set_data(
+        self,
+        x: tuple[int, int, int] | None,
+        target: tuple[int, int, int] | None,
+        label: int,
+        out: tuple[int, int, int] | None,
+        order: int,
+        rows: int,
+        batch_size: int,
+        merge_last: bool,
+        seed: int,
+    ) -> None: ...
+    def seek(self, epoch: int, batch: int, step: int) -> None: ...
+    def position(self) -> tuple[int, int, int]: ...
+    def totals(self) -> tuple[float, float]: ...
+    def run(self, epochs: int, seconds: float) -> tuple[str, list[float], list[float]]: ...
+    def execute(self, low: int, high: int, rows: int, step: int = 0) -> int: ...
+    @property
+    def last_loss(self) -> float: ...
