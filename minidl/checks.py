@@ -57,6 +57,8 @@ def state_value(value: Any, own: Array, name: str) -> Array:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    if own.dtype.kind == "i" and array.dtype.kind == "f":
+        raise TypeError(f"{name}: expected an integer, got dtype {array.dtype}")
     same_shape(array, own.shape, name)
     finite(np.atleast_1d(array), name)
     if own.dtype.kind == "f":
@@ -77,6 +79,15 @@ def _real(value: Any, name: str) -> Array:
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         raise TypeError(f"{name}: expected at most float64, got dtype {array.dtype}")
     return array
+
+
+def shape_and_kind(value: Any) -> tuple[tuple[int, ...], str]:
+    """Shape and kind of dtype; ((), "O") for what is no array, which other checks then refuse."""
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return (), "O"
+    return array.shape, array.dtype.kind
 
 
 def finite(array: Array, name: str) -> None:

@@ -13,7 +13,7 @@ class NonFiniteError(FloatingPointError):
     epoch, step : int
         Where it happened: epoch of this `fit`, and step since the trainer was made, from 0.
     layer : str or None
-        The first layer concerned, as in ``"3 (Linear)"``.
+        The first layer concerned, as in ``"3 (Linear)"``; None if it was the loss itself.
     """
 
     def __init__(self, message: str, epoch: int, step: int, layer: str | None) -> None:

@@ -60,7 +60,8 @@ class Loss:
         from minidl.lowering import BackwardPlan
 
         array = np.asarray(prediction)
-        dtype = checks.dtype("float32" if array.dtype == np.float32 else "float64")
+        single = array.dtype.newbyteorder("=") == np.float32
+        dtype = checks.dtype("float32" if single else "float64")
         array = checks.matrix(array, dtype, None, "prediction")
         checks.not_empty(array, "prediction")
         form = self.bound(y)
@@ -127,7 +128,7 @@ class CrossEntropyLoss(Loss):
 
     def bound(self, y: Any) -> Loss:
         """The form for probabilities if y is a matrix of several columns."""
-        shape = np.shape(y)
+        shape, _ = checks.shape_and_kind(y)
         return _SoftCrossEntropy() if len(shape) == 2 and shape[1] != 1 else self
 
 
@@ -196,10 +197,9 @@ class FunctionLoss(Loss):
 
     def bound(self, y: Any) -> Loss:
         """The form for integer labels if y is of an integer dtype and one-dimensional."""
-        array = np.asarray(y)
-        form = FunctionLoss(self.function, integer_labels=array.dtype.kind in "iu"
-                            and array.ndim == 1)
-        form._columns = 1 if array.ndim == 1 else array.shape[-1]
+        shape, kind = checks.shape_and_kind(y)
+        form = FunctionLoss(self.function, integer_labels=kind in "iu" and len(shape) == 1)
+        form._columns = shape[1] if len(shape) == 2 else 1
         return form
 
     def columns(self, outputs: int) -> int:

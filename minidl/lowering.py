@@ -494,7 +494,8 @@ class BackwardPlan(Plan):
             if not all(np.isfinite(p.array).all() for p in layer._parameters.values()):
                 return f"{name} ({type(layer).__name__})"
         for node in self.graph.nodes:
-            buffer = self.data.get(node.y)
+            out, _ = self._out(node)  # with an activation inside, its output is all there is
+            buffer = self.data.get(out)
             if buffer is not None and not np.isfinite(self.view(buffer, rows)).all():
                 return f"{self.names[id(node.layer)]} ({type(node.layer).__name__})"
         return None
@@ -521,7 +522,7 @@ def signature(model: Layer, in_features: int) -> tuple[Any, ...]:
     """What a program depends on besides the values of the parameters."""
     return (
         model.store(), in_features, parallel.get_num_threads(), repr(model),
-        tuple(layer.training for _, layer in model.layers()),
+        tuple((layer.training, getattr(layer, "key", 0)) for _, layer in model.layers()),
     )  # fmt: skip
 
 
@@ -606,6 +607,18 @@ class BatchProgram:
             if state is not None:
                 plan.update()
         self.program = plan.build(prologue, segments)
+        self.note(0, 1, False)
+
+    def note(self, rows: int, batch_size: int, merge_last: bool) -> None:
+        """How the data that the program was fed last fall into batches."""
+        joined = merge_last and rows > batch_size and rows % batch_size == 1
+        self.data_rows, self.batch_size = rows, batch_size
+        self.batches = -(-rows // batch_size) - joined  # in an epoch
+
+    def rows_of(self, batch: int) -> int:
+        """Rows of a batch."""
+        rest = self.data_rows - batch * self.batch_size
+        return rest if batch == self.batches - 1 else self.batch_size
 
     def restore(self) -> None:
         """Bring back what was saved at the start of the epoch."""

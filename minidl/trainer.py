@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,23 @@ class Trainer:
             raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
         self.stop_training = False
         self._programs: dict[str, tuple[Any, BatchProgram]] = {}
+        self._busy = False
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        """The model in training mode, for one caller at a time."""
+        if self._busy:
+            raise RuntimeError("this trainer is training already, in a callback or another thread")
+        self._busy = True
+        try:
+            with mode(self.model, True):
+                yield
+        finally:
+            self._busy = False
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without programs."""
-        return {**self.__dict__, "_programs": {}}
+        return {**self.__dict__, "_programs": {}, "_busy": False}
 
     # Data and programs.
 
@@ -97,6 +111,7 @@ class Trainer:
         check_rows(batch.plan.graph, 1 if min(batch_size, len(x)) == 1 else 2)
         batch.program.set_optimizer(*self.optimizer.numbers())
         feed(batch.program, loss, x, y, batch_size, **data)
+        batch.note(len(x), batch_size, data.get("merge_last", False))
         return batch, state
 
     # Training.
@@ -163,8 +178,8 @@ class Trainer:
         order = np.empty(len(x), np.intp) if shuffle else None
         key = int(np.random.default_rng(seed).integers(2**63))
         history = History()
-        self.stop_training = False
-        with mode(self.model, True):
+        with self._training():
+            self.stop_training = False
             batch, state = self._train_program(
                 x, targets, loss, batch_size, order=address(order),
                 merge_last=batch_size > 1, seed=key)
@@ -217,11 +232,14 @@ class Trainer:
         epoch, position, step = batch.program.position()
         if status == "parameters":  # found at the end of the epoch
             epoch, step = epoch - 1, step - 1
-        layer = batch.plan.first_not_finite(batch.plan.rows if position else 1)
+            position = batch.batches - 1
+        layer = batch.plan.first_not_finite(batch.rows_of(position))
         batch.restore()
+        state.step = step - position
         raise NonFiniteError(
             f"{'the loss' if status == 'loss' else 'a parameter'} became NaN or infinite in epoch "
-            f"{epoch}, step {step}, first in layer {layer}; parameters are those of the last good "
+            f"{epoch}, step {step}, first in {f'layer {layer}' if layer else 'the loss itself'}; "
+            "parameters are those of the last good "
             "epoch. Try a lower learning rate, scaled inputs, or BatchNorm1d",
             epoch, step, layer)
 
@@ -234,7 +252,7 @@ class Trainer:
             The loss is NaN or infinite; no parameter has been changed.
         """
         x, targets, loss = self._data(X, y)
-        with mode(self.model, True):
+        with self._training():
             batch, state = self._train_program(x, targets, loss, len(x))
             batch.program.seek(0, 0, state.step)
             status, _, _ = batch.program.run(1, 3600.0)

@@ -16,7 +16,6 @@ from minidl.cli.data import Task
 from minidl.cli.errors import CliError, check_writable
 from minidl.cli.model import Settings
 
-
 ERRORS = (CliError, ValueError, OSError, MemoryError, minidl.NonFiniteError)
 
 

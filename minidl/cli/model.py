@@ -25,8 +25,8 @@ WRITER = "minidl train"  # marks the metadata of models that `predict` can read
 class Settings:
     """How to train; the defaults suit the digits."""
 
-    hidden: Sequence[int] = (256, 128)
-    epochs: int = 30
+    hidden: Sequence[int] = (256, 64)
+    epochs: int = 25
     batch_size: int = 64
     lr: float = 1e-3
     seed: int = 0

@@ -26,7 +26,7 @@ from minidl.kernels.matmul cimport (
 )
 from minidl.kernels.optimizer cimport Optimizer, Step, step_of, update
 from minidl.kernels.random cimport dropout, shuffle
-from minidl.kernels.simd cimport TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat, vec
+from minidl.kernels.simd cimport TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat_f32v, splat_f64v, vec
 from minidl.kernels.threads cimport (
     MAX_BLOCKS, Team, block_count, first_row, run, share, thread_limit, wait,
 )
@@ -341,8 +341,8 @@ cdef int execute_range(State* s, Py_ssize_t low, Py_ssize_t high, const Frame* f
                        ) noexcept nogil:
     cdef Py_ssize_t i
     cdef int status = 0
-    cdef f32v narrow = splat[f32v](narrow, 0.0)
-    cdef f64v wide = splat[f64v](wide, 0.0)
+    cdef f32v narrow = splat_f32v(0.0)
+    cdef f64v wide = splat_f64v(0.0)
     for i in range(low, high):
         if s.wide:
             status = execute[f64v](wide, s, s.ops + i, f, team)

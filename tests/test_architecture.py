@@ -1,0 +1,184 @@
+"""Who may import whom, what `import minidl` brings in, and that the public names are documented."""
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import minidl
+
+SOURCE = Path(__file__).parents[1] / "minidl"
+
+# Lowest first: a module imports, when it is imported itself, only from lines above its own. What
+# is left out imports nothing of minidl but kernels, or is not imported by minidl itself (cli).
+ORDER = [
+    {"kernels"},
+    {"memory", "errors", "history", "parallel"},
+    {"checks", "parameters", "initializers"},
+    {"layers.base"},
+    {"layers.activations", "layers.batchnorm", "layers.dropout", "layers.linear",
+     "layers.sequential"},
+    {"layers"},
+    {"lowering"},
+    {"losses", "optimizers", "serialization", "callbacks", "config"},
+    {"trainer"},
+    {"__init__"},
+]  # fmt: skip
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+
+
+def module_name(path):
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+PYTHON = {module_name(p): p for p in sorted(SOURCE.rglob("*.py")) if "kernels" not in p.parts}
+SHIPPED = {name: path for name, path in PYTHON.items() if name in RANK}
+
+
+def imported(tree, *, everywhere):
+    """Modules of minidl that a module imports, without the package's name."""
+    found = set()
+    for node in tree.body if hasattr(tree, "body") else []:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "minidl":
+            module = node.module.partition(".")[2]
+            names = [f"{module}.{a.name}" if module else a.name for a in node.names]
+            found |= {name if name in PYTHON else module or name for name in names}
+        elif isinstance(node, ast.Import):
+            found |= {a.name.partition(".")[2] for a in node.names
+                      if a.name.startswith("minidl.")}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        elif everywhere or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            found |= imported(node, everywhere=everywhere)
+    return {"kernels" if name.startswith("kernels") else name for name in found}
+
+
+def imports_of(name, *, everywhere=False):
+    return imported(ast.parse(SHIPPED[name].read_text(encoding="utf-8")), everywhere=everywhere)
+
+
+def test_the_modules_are_those_of_the_list():
+    others = {"numpy_baseline"} | {name for name in PYTHON if name.split(".")[0] == "cli"}
+    assert set(PYTHON) - others == set(RANK) - {"kernels"}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_imports_go_one_way(name):
+    wrong = {other for other in imports_of(name) if RANK[other] >= RANK[name]}
+    allowed = {"layers.base"} if name == "layers" else set()
+    assert wrong - allowed == set()
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("layers.")])
+def test_layers_know_nothing_of_training(name):
+    """Not even inside functions."""
+    found = imports_of(name, everywhere=True)
+    assert {o for o in found if not o.startswith("layers.")} <= {
+        "kernels", "memory", "checks", "parameters", "initializers", "lowering"}
+
+
+@pytest.mark.parametrize("name", ["memory", "checks", "parameters", "initializers", "parallel"])
+def test_the_basement_knows_nothing_above(name):
+    assert imports_of(name, everywhere=True) <= {"kernels", "memory", "checks"}
+
+
+def test_the_trainer_has_no_maths():
+    """No kernels, and of numpy nothing but arrays."""
+    tree = ast.parse(SHIPPED["trainer"].read_text(encoding="utf-8"))
+    assert "kernels" not in imports_of("trainer", everywhere=True)
+    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name) and node.value.id == "np"}
+    assert used <= {"empty", "intp", "random"}
+
+
+KERNELS = sorted((SOURCE / "kernels").glob("*.p[yx][xd]"))
+IMPORT = re.compile(r"^\s*(?:from\s+([\w.]+)\s+c?import|c?import\s+([\w.]+))", re.MULTILINE)
+
+
+def without_docstrings(text):
+    return re.sub(r'"""(?:.|\n)*?"""', '""', text)
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda path: path.name)
+def test_kernels_import_nothing_but_kernels(path):
+    found = {a or b for a, b in IMPORT.findall(without_docstrings(path.read_text("utf-8")))}
+    rest = {name for name in found if not name.startswith(("minidl.kernels.", "libc."))}
+    assert rest <= {"cpython.mem", "cython.parallel", "cython", "array"}
+
+
+def test_the_search_for_imports_finds_some():
+    text = "".join(path.read_text("utf-8") for path in KERNELS)
+    assert len(KERNELS) > 10
+    assert {"minidl.kernels.threads", "libc.math"} <= {a or b for a, b in IMPORT.findall(text)}
+    assert "lowering" in imports_of("layers.base", everywhere=True)
+    assert "lowering" not in imports_of("layers.base")
+
+
+def test_only_threads_speaks_to_openmp():
+    users = {path.name for path in KERNELS
+             if re.search(r"omp_|cython\.parallel|prange", without_docstrings(
+                 path.read_text("utf-8")))}
+    assert users - {"cpu.pyx"} == {"threads.pyx"}
+
+
+LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pandas", "matplotlib",
+        "scipy", "minidl.cli", "minidl.numpy_baseline"]  # fmt: skip
+
+
+def test_import_brings_in_little():
+    code = f"import sys, minidl; print([n for n in {LAZY} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          check=True)
+    assert done.stdout.strip() == "[]"
+    assert done.stderr == ""
+
+
+def test_training_without_a_bar_brings_in_no_tqdm():
+    code = (
+        "import sys, numpy as np, minidl\n"
+        "m = minidl.Sequential(minidl.Linear(2, 2))\n"
+        "minidl.Trainer(m).fit(np.zeros((4, 2)), np.zeros(4, int))\n"
+        f"print([n for n in {LAZY} if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
+                          check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# Documentation.
+
+
+def test_all_is_sorted_out():
+    assert len(set(minidl.__all__)) == len(minidl.__all__)
+    assert all(hasattr(minidl, name) for name in minidl.__all__)
+    modules = {n for n, v in vars(minidl).items() if inspect.ismodule(v)}
+    public = {n for n in vars(minidl) if not n.startswith("_")} - modules
+    assert public <= set(minidl.__all__)
+
+
+PUBLIC = [name for name in minidl.__all__ if name != "__version__"]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented(name):
+    thing = getattr(minidl, name)
+    assert (thing.__doc__ or "").strip()
+    if inspect.isclass(thing):
+        assert thing.__doc__ != inspect.getdoc(thing.__mro__[1])
+        undocumented = [
+            attribute
+            for attribute, value in inspect.getmembers(thing)
+            if not attribute.startswith("_")
+            and (callable(value) or isinstance(value, property))
+            and not (value.__doc__ or "").strip()
+        ]
+        assert undocumented == []
+
+
+def test_initializers_are_documented():
+    assert all(function.__doc__ for function in minidl.initializers.NAMES.values())

@@ -1,0 +1,370 @@
+"""How many threads, where from, and that they do no harm."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import minidl
+from minidl import parallel
+
+OPENMP = minidl.get_config()["openmp"]
+needs_openmp = pytest.mark.skipif(not OPENMP, reason="serial build")
+CPUS = parallel.affinity_count()
+
+
+def run(code, **environment):
+    """A new process's standard output; it must not hang."""
+    names = {n: v for n, v in os.environ.items() if n not in ("OMP_NUM_THREADS",)}
+    done = subprocess.run([sys.executable, "-c", code], env={**names, **environment}, text=True,
+                          capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def train(seed=0, rows=400, epochs=5, threads=None):
+    """A model trained on its own data, as bytes."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(rows, 9)), rng.integers(0, 3, rows)
+    model = minidl.Sequential(
+        minidl.Linear(9, 31), minidl.BatchNorm1d(31), minidl.ReLU(), minidl.Dropout(0.2),
+        minidl.Linear(31, 3), seed=seed)  # fmt: skip
+    with minidl.set_num_threads(threads):
+        minidl.Trainer(model).fit(X, y, epochs=epochs, batch_size=128, seed=seed)
+    return b"".join(array.tobytes() for array in model.state_dict().values())
+
+
+# set_num_threads.
+
+
+def test_a_serial_build_has_one_thread():
+    with minidl.set_num_threads(8):
+        assert minidl.get_num_threads() == (8 if OPENMP else 1)
+
+
+@needs_openmp
+@pytest.mark.parametrize("n", [1, 2, 3, 8])
+def test_set_num_threads(n):
+    before = minidl.get_num_threads()
+    try:
+        minidl.set_num_threads(n)
+        assert minidl.get_num_threads() == n
+        assert minidl.get_config()["num_threads"] == n
+        assert minidl.get_config()["num_threads_reason"] == "set_num_threads"
+    finally:
+        minidl.set_num_threads(None)
+    assert minidl.get_num_threads() == before
+
+
+@needs_openmp
+def test_a_with_block_brings_back_the_old_number():
+    with minidl.set_num_threads(3):
+        with minidl.set_num_threads(1):
+            assert minidl.get_num_threads() == 1
+        assert minidl.get_num_threads() == 3
+        with pytest.raises(ZeroDivisionError), minidl.set_num_threads(2):
+            raise ZeroDivisionError
+        assert minidl.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.0, "2", True, [1]])
+def test_a_wrong_number_of_threads_is_an_error(n):
+    before = minidl.get_num_threads()
+    with pytest.raises(ValueError, match="n: expected an integer of at least 1 or None, got"):
+        minidl.set_num_threads(n)
+    assert minidl.get_num_threads() == before
+
+
+@needs_openmp
+def test_a_change_between_two_fits_changes_nothing_but_the_threads():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 9)), rng.integers(0, 3, 300)
+    states = []
+    for numbers in ([1, 1, 1], [1, 8, 2]):
+        trainer = minidl.Trainer(minidl.Sequential(
+            minidl.Linear(9, 20), minidl.BatchNorm1d(20), minidl.Linear(20, 3), seed=0))
+        for n in numbers:
+            with minidl.set_num_threads(n):
+                trainer.fit(X, y, epochs=2, seed=n * 0)
+                trainer.model.predict(X)
+        states.append(b"".join(a.tobytes() for a in trainer.model.state_dict().values()))
+    assert states[0] == states[1]
+
+
+# The environment.
+
+SHOW = "import minidl; c = minidl.get_config(); print(c['num_threads'], c['num_threads_reason'])"
+
+
+@needs_openmp
+def test_omp_num_threads():
+    count, why = run(SHOW, OMP_NUM_THREADS="1").split(" ", 1)
+    assert count == "1"
+    assert "OMP_NUM_THREADS" in why or CPUS == 1
+
+
+@needs_openmp
+def test_omp_num_threads_is_no_way_past_the_cpus_that_there_are():
+    assert int(run(SHOW, OMP_NUM_THREADS="64").split()[0]) <= CPUS
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux")
+def test_affinity_is_respected():
+    one = min(os.sched_getaffinity(0))
+    assert run(f"import os; os.sched_setaffinity(0, {{{one}}}); {SHOW}").split()[0] == "1"
+
+
+@needs_openmp
+def test_all_cpus_are_used_without_limits():
+    limit = parallel.quota()
+    expected = CPUS if limit is None else max(1, min(CPUS, int(limit)))
+    assert int(run(SHOW).split()[0]) == expected
+
+
+@needs_openmp
+def test_threadpoolctl_sees_and_limits_minidl():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    libraries = threadpoolctl.threadpool_info()
+    assert any(library["user_api"] == "openmp" for library in libraries)
+    with minidl.set_num_threads(2):
+        with threadpoolctl.threadpool_limits(1):
+            assert minidl.get_num_threads() == 1
+            limited = train()
+        assert minidl.get_num_threads() == 2
+        assert train() == limited
+
+
+# Quotas of containers.
+
+
+def write(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def version_1(quota, period):
+    return {"cpu.cfs_quota_us": f"{quota}\n", "cpu.cfs_period_us": f"{period}\n"}
+
+
+def inside(folder, files):
+    return {f"{folder}/{name}": text for name, text in files.items()}
+
+
+V2, V1 = "0::{}\n", "5:memory:/other\n4:cpu,cpuacct:{}\n1:name=systemd:/x\n"
+
+QUOTAS = {
+    "2: none": (V2.format("/"), {}, None),
+    "2: max": (V2.format("/"), {"cpu.max": "max 100000\n"}, None),
+    "2: a quota": (V2.format("/"), {"cpu.max": "400000 100000\n"}, 4.0),
+    "2: a fraction": (V2.format("/a"), {"a/cpu.max": "250000 100000\n"}, 2.5),
+    "2: less than one": (V2.format("/a"), {"a/cpu.max": "50000 100000\n"}, 0.5),
+    "2: another period": (V2.format("/a"), {"a/cpu.max": "30000 10000\n"}, 3.0),
+    "2: no period": (V2.format("/a"), {"a/cpu.max": "200000\n"}, 2.0),
+    "2: the parent's is less": (
+        V2.format("/a/b/c"),
+        {"a/cpu.max": "100000 100000", "a/b/cpu.max": "max 100000", "a/b/c/cpu.max": "3000 1000"},
+        1.0,
+    ),
+    "2: the child's is less": (
+        V2.format("/a/b"), {"a/cpu.max": "800000 100000", "a/b/cpu.max": "150000 100000"}, 1.5),
+    "2: another group's": (V2.format("/a"), {"b/cpu.max": "100000 100000"}, None),
+    "2: seen from a namespace": (V2.format("/../a"), {"cpu.max": "200000 100000"}, 2.0),
+    "2: nonsense": (V2.format("/a"), {"a/cpu.max": "many\n"}, None),
+    "2: empty": (V2.format("/a"), {"a/cpu.max": ""}, None),
+    "2: zero": (V2.format("/a"), {"a/cpu.max": "0 0"}, None),
+    "1: none": (V1.format("/"), {}, None),
+    "1: unlimited": (V1.format("/"), inside("cpu,cpuacct", version_1(-1, 100000)), None),
+    "1: a quota": (V1.format("/"), inside("cpu,cpuacct", version_1(300000, 100000)), 3.0),
+    "1: a folder called cpu": (V1.format("/"), inside("cpu", version_1(300000, 100000)), 3.0),
+    "1: a group": (V1.format("/a"), inside("cpu,cpuacct/a", version_1(150000, 100000)), 1.5),
+    "1: the parent's is less": (
+        V1.format("/a/b"),
+        inside("cpu,cpuacct/a", version_1(100000, 100000))
+        | inside("cpu,cpuacct/a/b", version_1(400000, 100000)),
+        1.0,
+    ),
+    "1: the host's path in a container": (
+        V1.format("/docker/0123"), inside("cpu,cpuacct", version_1(200000, 100000)), 2.0),
+    "1: nonsense": (V1.format("/"), inside("cpu,cpuacct", version_1("x", "y")), None),
+    "1 and 2": (
+        V1.format("/a") + V2.format("/a"),
+        inside("cpu,cpuacct/a", version_1(200000, 100000)) | {"a/cpu.max": "300000 100000"},
+        2.0,
+    ),
+    "no membership": (None, {"cpu.max": "200000 100000"}, 2.0),
+    "broken membership": ("nonsense\n", {"cpu.max": "200000 100000"}, 2.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_quota(case, tmp_path):
+    membership, files, wanted = QUOTAS[case]
+    root = tmp_path / "cgroup"
+    root.mkdir()
+    write(root, files)
+    if membership is not None:
+        (tmp_path / "self").write_text(membership)
+    assert parallel.quota(str(root), str(tmp_path / "self")) == wanted
+
+
+@pytest.mark.parametrize(
+    ("cpus", "quota", "wanted"),
+    [(8, None, 8), (8, 4.0, 4), (8, 2.9, 2), (8, 1.0, 1), (8, 0.3, 1), (2, 4.0, 2), (8, 7.5, 7)],
+)
+def test_a_quota_is_rounded_down_to_at_least_one_thread(cpus, quota, wanted, monkeypatch):
+    monkeypatch.setattr(parallel, "affinity_count", lambda: cpus)
+    monkeypatch.setattr(parallel, "quota", lambda: quota)
+    count, why = parallel.available()
+    assert count == wanted
+    assert ("quota" in why) == (wanted < cpus)
+
+
+# Forks.
+
+FORK = """
+import os, sys, numpy as np, minidl, minidl.lowering
+minidl.lowering.WORK_PER_THREAD = 0
+minidl.set_num_threads({parent})
+def train():
+    X = np.random.default_rng(0).normal(size=(200, 9)); y = np.arange(200) % 3
+    model = minidl.Sequential(minidl.Linear(9, 31), minidl.ReLU(), minidl.Linear(31, 3), seed=0)
+    trainer = minidl.Trainer(model)
+    trainer.fit(X, y, epochs=2, batch_size=64, seed=0)
+    return trainer, model.predict(X).tobytes()
+trainer, wanted = train()
+child = os.fork()
+if child == 0:
+    same = train()[1] == wanted
+    trainer.fit(np.ones((9, 9)), np.zeros(9, int))  # the parent's own model, program and all
+    os._exit(0 if same and minidl.get_num_threads() == {child} else 1)
+status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+assert train()[1] == wanted
+print(status, minidl.get_config()["num_threads_reason"])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize(("parent", "child"), [(2, 1), (8, 1), (1, 1)])
+def test_a_forked_child_can_train(parent, child):
+    """The parent's threads are not in the child: waiting for them would hang."""
+    assert run(FORK.format(parent=parent, child=child)).startswith("0 ")
+
+
+@needs_openmp
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_child_whose_parent_used_no_threads_may_use_some():
+    code = "import os, minidl; child = os.fork(); minidl.set_num_threads(2)\n"
+    code += "os._exit(minidl.get_num_threads()) if not child else print(os.waitstatus_to_exitcode("
+    assert run(code + "os.waitpid(child, 0)[1]))") == "2"
+
+
+POOL = """
+import multiprocessing, numpy as np, minidl, minidl.lowering
+minidl.lowering.WORK_PER_THREAD = 0
+minidl.set_num_threads(2)
+def train(seed):
+    X = np.random.default_rng(0).normal(size=(200, 9)); y = np.arange(200) % 3
+    model = minidl.Sequential(minidl.Linear(9, 31), minidl.ReLU(), minidl.Linear(31, 3), seed=seed)
+    minidl.Trainer(model).fit(X, y, epochs=2, batch_size=64, seed=0)
+    return model.predict(X).tobytes()
+if __name__ == "__main__":
+    wanted = [train(seed) for seed in range(4)]
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        assert pool.map_async(train, range(4)).get(timeout=40) == wanted
+    print("same")
+"""
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
+def test_a_pool_of_forked_processes_can_train():
+    assert run(POOL) == "same"
+
+
+# Several Python threads.
+
+
+def together(work, count):
+    """Run work(0), work(1), ... at the same time."""
+    results, errors = [None] * count, []
+    start = threading.Barrier(count)
+
+    def call(i):
+        try:
+            start.wait()
+            results[i] = work(i)
+        except BaseException as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=call, args=(i,), daemon=True) for i in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=60)
+        assert not worker.is_alive()
+    assert not errors, errors
+    return results
+
+
+@pytest.mark.parametrize("threads", [1, 2] if OPENMP else [1])
+def test_models_trained_at_once_have_the_bits_of_models_trained_alone(threads):
+    with minidl.set_num_threads(threads):
+        alone = [fit(i) for i in range(4)]
+        assert together(fit, 4) == alone
+
+
+def fit(seed):
+    """Like `train`, without touching the number of threads."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(500, 9)), rng.integers(0, 3, 500)
+    model = minidl.Sequential(
+        minidl.Linear(9, 31), minidl.BatchNorm1d(31), minidl.GELU(), minidl.Linear(31, 3),
+        seed=seed)  # fmt: skip
+    history = minidl.Trainer(model).fit(X, y, epochs=20, batch_size=50, seed=seed)
+    return history.history["loss"], model.predict(X).tobytes()
+
+
+def test_one_model_predicts_for_several_threads_at_once():
+    rng = np.random.default_rng(0)
+    model = minidl.Sequential(
+        minidl.Linear(9, 64), minidl.ReLU(), minidl.Linear(64, 3), seed=0).eval()
+    inputs = [rng.normal(size=(rows, 9)).astype(np.float32) for rows in (3000, 2000, 2500, 10)]
+    alone = [model.predict(x).tobytes() for x in inputs]
+
+    def predict(i):
+        return {model.predict(inputs[i]).tobytes() for _ in range(40)}
+
+    assert together(predict, 4) == [{result} for result in alone]
+
+
+def test_two_threads_cannot_train_with_one_trainer():
+    X, y = np.random.default_rng(0).normal(size=(5000, 9)), np.zeros(5000, int)
+    trainer = minidl.Trainer(minidl.Sequential(minidl.Linear(9, 64), minidl.Linear(64, 3), seed=0))
+    began = threading.Event()
+
+    class Begin(minidl.Callback):
+        def on_epoch_begin(self, epoch):
+            began.set()
+            self.trainer.stop_training = stop.is_set()
+
+    stop = threading.Event()
+    worker = threading.Thread(
+        target=lambda: trainer.fit(X, y, epochs=10**6, callbacks=[Begin()]), daemon=True)
+    worker.start()
+    assert began.wait(60)
+    try:
+        with pytest.raises(RuntimeError, match="training already"):
+            trainer.fit(X, y)
+        with pytest.raises(RuntimeError, match="training already"):
+            trainer.train_step(X, y)
+        assert set(trainer.evaluate(X, y)) == {"loss", "accuracy"}
+    finally:
+        stop.set()
+        worker.join(60)
+    assert not worker.is_alive()
+    assert len(trainer.fit(X[:20], y[:20])) == 1
