@@ -33,8 +33,9 @@ def test_epoch(benchmark, case, batch_norm, who):
     benchmark.group = f"{case}{', BatchNorm' if batch_norm else ''}"
     if who == "numpy":
         optimizer = baseline.Adam(network.parameters())
-        benchmark(baseline.fit, network, baseline.cross_entropy, optimizer, X, y, 1, batch_size,
-                  rng)
+        benchmark(
+            baseline.fit, network, baseline.cross_entropy, optimizer, X, y, 1, batch_size, rng
+        )
         return
     layers = []
     for i, (a, b) in enumerate(pairwise(sizes)):

@@ -29,8 +29,15 @@ def positive_int(value: Any, name: str, least: int = 1) -> int:
     return int(value)
 
 
-def number(value: Any, name: str, low: float, high: float = np.inf, *, open_low: bool = False,
-           open_high: bool = False) -> float:
+def number(
+    value: Any,
+    name: str,
+    low: float,
+    high: float = np.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
     """A finite number within bounds."""
     ok = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if (
@@ -41,8 +48,9 @@ def number(value: Any, name: str, low: float, high: float = np.inf, *, open_low:
         or (open_high and value == high)
     ):
         left, right = "(" if open_low else "[", ")" if open_high or high == np.inf else "]"
-        raise ValueError(f"{name}: expected a number in {left}{low:g}, {high:g}{right}, "
-                         f"got {value!r}")
+        raise ValueError(
+            f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {value!r}"
+        )
     return float(value)
 
 
@@ -127,8 +135,7 @@ def matrix(value: Any, to: np.dtype[np.floating], features: int | None, name: st
             f"one row is {name}[None, :], one column {name}[:, None]"
         )
     if features is not None and array.shape[1] != features:
-        raise ValueError(f"{name}: expected {features} features (columns), got shape "
-                         f"{array.shape}")
+        raise ValueError(f"{name}: expected {features} features (columns), got shape {array.shape}")
     return _converted(array, to, name)
 
 
@@ -159,8 +166,9 @@ def labels(value: Any, rows: int, classes: int, name: str) -> npt.NDArray[np.int
         )
     if rows and (int(array.min()) < 0 or int(array.max()) >= classes):
         bad = np.flatnonzero((array < 0) | (array >= classes))[0]
-        raise ValueError(f"{name}: expected labels from 0 to {classes - 1}, got {array[bad]} in "
-                         f"row {bad}")
+        raise ValueError(
+            f"{name}: expected labels from 0 to {classes - 1}, got {array[bad]} in row {bad}"
+        )
     return np.ascontiguousarray(array, np.int64)
 
 

@@ -33,8 +33,9 @@ class Loss:
         """Columns of the targets for a model with `outputs` outputs."""
         return outputs
 
-    def check(self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any],
-              name: str = "y") -> Array:
+    def check(
+        self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any], name: str = "y"
+    ) -> Array:
         """Targets as the kernels read them, or an error."""
         return checks.targets(y, rows, outputs, dtype, name)
 
@@ -94,15 +95,33 @@ class Loss:
         return f"{type(self).__name__}()"
 
 
-def feed(program: Any, loss: Loss | None, x: Array, y: Array | None, batch_size: int, *,
-         order: int = 0, merge_last: bool = False, seed: int = 0) -> None:
+def feed(
+    program: Any,
+    loss: Loss | None,
+    x: Array,
+    y: Array | None,
+    batch_size: int,
+    *,
+    order: int = 0,
+    merge_last: bool = False,
+    seed: int = 0,
+) -> None:
     """Point a program at its data."""
     from minidl.lowering import source
     from minidl.memory import address
 
     labels = loss is not None and loss.integer_labels
-    program.set_data(source(x), None if labels else source(y), address(y) if labels else 0, None,
-                     order, len(x), batch_size, merge_last, seed)
+    program.set_data(
+        source(x),
+        None if labels else source(y),
+        address(y) if labels else 0,
+        None,
+        order,
+        len(x),
+        batch_size,
+        merge_last,
+        seed,
+    )
 
 
 class CrossEntropyLoss(Loss):
@@ -121,8 +140,9 @@ class CrossEntropyLoss(Loss):
     integer_labels = True
     metric = "accuracy"
 
-    def check(self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any],
-              name: str = "y") -> Array:
+    def check(
+        self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any], name: str = "y"
+    ) -> Array:
         """Labels as int64."""
         return checks.labels(y, rows, outputs, name)
 
@@ -138,12 +158,15 @@ class _SoftCrossEntropy(Loss):
     kind = KINDS["CrossEntropyLossSoft"]
     metric = "accuracy"
 
-    def check(self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any],
-              name: str = "y") -> Array:
+    def check(
+        self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any], name: str = "y"
+    ) -> Array:
         """Probabilities of floating dtype."""
         if np.asarray(y).dtype.kind != "f":
-            raise TypeError(f"{name}: expected labels of shape (rows,) or class probabilities of a "
-                            f"floating dtype, got shape {np.shape(y)}, {np.asarray(y).dtype}")
+            raise TypeError(
+                f"{name}: expected labels of shape (rows,) or class probabilities of a "
+                f"floating dtype, got shape {np.shape(y)}, {np.asarray(y).dtype}"
+            )
         array = checks.targets(y, rows, outputs, dtype, name)
         if array.size and float(array.min()) < 0:
             raise ValueError(f"{name}: expected probabilities, got {array.min()}")
@@ -172,13 +195,15 @@ class BCEWithLogitsLoss(Loss):
     kind = KINDS["BCEWithLogitsLoss"]
     metric = "accuracy"
 
-    def check(self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any],
-              name: str = "y") -> Array:
+    def check(
+        self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any], name: str = "y"
+    ) -> Array:
         """Targets in [0, 1]."""
         array = super().check(y, rows, outputs, dtype, name)
         if array.size and not (float(array.min()) >= 0 and float(array.max()) <= 1):
-            raise ValueError(f"{name}: expected targets in [0, 1], got {array.min()} to "
-                             f"{array.max()}")
+            raise ValueError(
+                f"{name}: expected targets in [0, 1], got {array.min()} to {array.max()}"
+            )
         return array
 
 
@@ -206,8 +231,9 @@ class FunctionLoss(Loss):
         """Columns of the targets: as the user gives them."""
         return self._columns if self._columns is not None else outputs
 
-    def check(self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any],
-              name: str = "y") -> Array:
+    def check(
+        self, y: Any, rows: int, outputs: int, dtype: np.dtype[Any], name: str = "y"
+    ) -> Array:
         """Finite labels or targets with one row for each row of X."""
         if self.integer_labels:
             return checks.labels(y, rows, int(np.max(y, initial=0)) + 1, name)
@@ -220,8 +246,9 @@ class FunctionLoss(Loss):
             raise TypeError(f"loss: expected a pair (loss, gradient), got {type(result).__name__}")
         loss, gradient = result
         if np.shape(gradient) != prediction.shape:
-            raise ValueError(f"loss: expected a gradient of shape {prediction.shape}, got "
-                             f"{np.shape(gradient)}")
+            raise ValueError(
+                f"loss: expected a gradient of shape {prediction.shape}, got {np.shape(gradient)}"
+            )
         return float(loss), gradient
 
     def __repr__(self) -> str:
@@ -235,5 +262,6 @@ def as_loss(loss: Loss | LossFunction) -> Loss:
         return loss
     if callable(loss) and not isinstance(loss, type):
         return FunctionLoss(loss)
-    raise TypeError(f"loss: expected a Loss or a function (prediction, y) -> (loss, gradient), got "
-                    f"{loss!r}")
+    raise TypeError(
+        f"loss: expected a Loss or a function (prediction, y) -> (loss, gradient), got {loss!r}"
+    )

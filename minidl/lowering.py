@@ -87,9 +87,7 @@ class Graph:
         """Add a layer that reads x and gives `columns` columns."""
         wanted = layer.in_features_or_none()
         if wanted is not None and wanted != x.columns:
-            raise ValueError(
-                f"{type(layer).__name__}: expected {wanted} features, got {x.columns}"
-            )
+            raise ValueError(f"{type(layer).__name__}: expected {wanted} features, got {x.columns}")
         node = Node(kind, layer, x, Value(columns))
         node.y.producer = node
         x.readers.append(node)
@@ -134,8 +132,10 @@ class Plan:
 
     def _thread_count(self) -> int:
         """As many threads as are allowed and have enough to do."""
-        widths = [(node.x.columns, node.y.columns if node.kind == "linear" else 8)
-                  for node in self.graph.nodes]
+        widths = [
+            (node.x.columns, node.y.columns if node.kind == "linear" else 8)
+            for node in self.graph.nodes
+        ]
         work = 6 * self.rows * int(sum(a * b for a, b in widths))
         wanted = work // WORK_PER_THREAD if WORK_PER_THREAD else work
         return max(1, min(parallel.get_num_threads(), wanted))
@@ -157,13 +157,21 @@ class Plan:
         """Vectors from row to row."""
         return row_bytes(columns, self.dtype.itemsize) // VECTOR
 
-    def emit(self, kind: str, pointers: list[Any], sizes: list[int], *,
-             activation: Layer | None = None, a: float = 0.0, b: float = 0.0) -> None:
+    def emit(
+        self,
+        kind: str,
+        pointers: list[Any],
+        sizes: list[int],
+        *,
+        activation: Layer | None = None,
+        a: float = 0.0,
+        b: float = 0.0,
+    ) -> None:
         """Add an operation; pointers are buffers, addresses or None."""
         number = 0
         if activation is not None:
             act = cast(Activation, activation)
-            number, a, b = act.kind, act.a, act.b
+            number, (a, b) = act.kind, act.numbers()
         self.operations.append((kind, number, a, b, pointers, sizes))
 
     def barrier(self) -> None:
@@ -212,9 +220,12 @@ class Plan:
             kept = self._keep(out, activation, lambda: self.matrix(out.columns))
         weight, bias = self.parameter(layer, "weight"), self.parameter(layer, "bias")
         self.pack_depth = max(self.pack_depth, layer.in_features, layer.out_features)
-        self.emit("LINEAR", [y, kept, self.data[node.x], self.values(weight), self.values(bias)],
-                  [layer.in_features, self.ld(layer.in_features), self.ld(layer.out_features)],
-                  activation=activation)
+        self.emit(
+            "LINEAR",
+            [y, kept, self.data[node.x], self.values(weight), self.values(bias)],
+            [layer.in_features, self.ld(layer.in_features), self.ld(layer.out_features)],
+            activation=activation,
+        )
 
     def _batchnorm_forward(self, node: Node) -> None:
         layer = cast(BatchNorm1d, node.layer)
@@ -231,9 +242,13 @@ class Plan:
             partial = self.matrix(out.columns, BLOCK_ROWS * BLOCKS)
             self.emit("BN_BLOCKS", [partial, x], [ld])
             self.barrier()
-            self.emit("BN_MERGE", [replica, mean, var, partial, gamma, beta,
-                                   address(layer.num_batches_tracked)], [ld],
-                      a=layer.eps, b=layer.momentum)
+            self.emit(
+                "BN_MERGE",
+                [replica, mean, var, partial, gamma, beta, address(layer.num_batches_tracked)],
+                [ld],
+                a=layer.eps,
+                b=layer.momentum,
+            )
         else:
             self.emit("BN_RUNNING", [replica, mean, var, gamma, beta], [ld], a=layer.eps)
         self.emit("BN_NORMALIZE", [y, x, replica], [ld], activation=activation)
@@ -259,8 +274,9 @@ class Plan:
         def call(rows: int) -> None:
             given = self.view(x, rows)
             given.flags.writeable = False
-            self.view(y, rows)[...] = self._returned(node, "forward", node.layer.forward(given),
-                                                     rows, y.columns)
+            self.view(y, rows)[...] = self._returned(
+                node, "forward", node.layer.forward(given), rows, y.columns
+            )
 
         self.call(call)
 
@@ -268,8 +284,10 @@ class Plan:
         """What a user's layer returned, checked."""
         name = f"layer {self.names[id(node.layer)]} ({type(node.layer).__name__}).{method}"
         if np.shape(array) != (rows, columns):
-            raise ValueError(f"{name}: expected an array of shape {(rows, columns)}, got "
-                             f"{np.shape(array)}; define output_features if it changes the columns")
+            raise ValueError(
+                f"{name}: expected an array of shape {(rows, columns)}, got "
+                f"{np.shape(array)}; define output_features if it changes the columns"
+            )
         return np.asarray(array)
 
     # Parameters.
@@ -310,15 +328,30 @@ class Plan:
             for (live, copy), (_, real) in zip(self.saved, segments or [], strict=True)
         ]
         keep = (self.workspace, self.store.values, self.saved, self.names)
-        return Program(ops, self.calls, self.dtype.itemsize, self.threads, base + pack.offset,
-                       pack.pitch, prologue, saved, keep)
+        return Program(
+            ops,
+            self.calls,
+            self.dtype.itemsize,
+            self.threads,
+            base + pack.offset,
+            pack.pitch,
+            prologue,
+            saved,
+            keep,
+        )
 
 
 class BackwardPlan(Plan):
     """A plan with gradients, and the updates if an optimizer is given."""
 
-    def __init__(self, model: Layer, in_features: int, rows: int, dtype: np.dtype[Any],
-                 state: OptimizerState | None = None) -> None:
+    def __init__(
+        self,
+        model: Layer,
+        in_features: int,
+        rows: int,
+        dtype: np.dtype[Any],
+        state: OptimizerState | None = None,
+    ) -> None:
         super().__init__(model, in_features, rows, dtype)
         self.state = state
         self.applied: set[Value] = set()  # activations whose derivative is in the gradient already
@@ -332,9 +365,11 @@ class BackwardPlan(Plan):
                 layer = cast(Linear, node.layer)
                 columns = row_bytes(layer.out_features, self.dtype.itemsize) // self.dtype.itemsize
                 copy = self.transposed[node] = self.matrix(layer.in_features, columns)
-                self.emit("TRANSPOSE", [copy, self.values(self.parameter(layer, "weight"))],
-                          [layer.in_features, self.ld(layer.in_features),
-                           self.ld(layer.out_features)])
+                self.emit(
+                    "TRANSPOSE",
+                    [copy, self.values(self.parameter(layer, "weight"))],
+                    [layer.in_features, self.ld(layer.in_features), self.ld(layer.out_features)],
+                )
 
     def backward(self, dy: Buffer, input_gradient: bool) -> None:
         """Operations from the gradient of the output to those of all parameters."""
@@ -367,14 +402,21 @@ class BackwardPlan(Plan):
     def _update(self, parameter: Parameter, gradient: Any) -> None:
         """Apply the optimizer to a parameter."""
         count = parameter.length(self.dtype.itemsize) * self.dtype.itemsize // VECTOR
-        self.weight_operations.append(lambda: self.emit(
-            "UPDATE", [self.values(parameter), gradient, *self._states(parameter)], [count]))
+        self.weight_operations.append(
+            lambda: self.emit(
+                "UPDATE", [self.values(parameter), gradient, *self._states(parameter)], [count]
+            )
+        )
 
     def _activation_gradient(self, out: Value, activation: Layer | None, dy: Buffer) -> None:
         """Multiply a gradient by the activation's derivative, unless that is done."""
         if activation is not None and out not in self.applied:
-            self.emit("ACTIVATION_BACKWARD", [dy, dy, self.kept[out]], [self.ld(out.columns)],
-                      activation=activation)
+            self.emit(
+                "ACTIVATION_BACKWARD",
+                [dy, dy, self.kept[out]],
+                [self.ld(out.columns)],
+                activation=activation,
+            )
 
     def _linear_backward(self, node: Node, wanted: bool) -> None:
         layer = cast(Linear, node.layer)
@@ -392,15 +434,27 @@ class BackwardPlan(Plan):
                     before = producer.layer
                     self.applied.add(node.x)
             kept = None if before is None else self.kept[node.x]
-            self.emit("LINEAR_DX", [dx, dy, self.transposed[node], kept],
-                      [layer.out_features, ldx, ldy], activation=before)
+            self.emit(
+                "LINEAR_DX",
+                [dx, dy, self.transposed[node], kept],
+                [layer.out_features, ldx, ldy],
+                activation=before,
+            )
         weight, bias = self.parameter(layer, "weight"), self.parameter(layer, "bias")
         fused = self.state is not None
         dweight = None if fused else cast(Parameter, weight).at(self.store.gradients)
         dbias = self._gradient(bias)
-        pointers = [dweight, self.values(weight), *self._states(weight), x, dy,
-                    self.transposed.get(node) if fused else None, dbias, self.values(bias),
-                    *self._states(bias)]
+        pointers = [
+            dweight,
+            self.values(weight),
+            *self._states(weight),
+            x,
+            dy,
+            self.transposed.get(node) if fused else None,
+            dbias,
+            self.values(bias),
+            *self._states(bias),
+        ]
         sizes = [layer.in_features, ldx, ldy, int(fused), ldx, 0]
         self.weight_operations.append(lambda: self.emit("LINEAR_DW", pointers, sizes))
 
@@ -412,8 +466,9 @@ class BackwardPlan(Plan):
         replica = self.replicas[node]
         gamma, beta = self.parameter(layer, "weight"), self.parameter(layer, "bias")
         dgamma, dbeta = self._gradient(gamma), self._gradient(beta)
-        self.emit("BN_GRADIENTS", [partial, dy, self.data[out], x, replica], [ld],
-                  activation=activation)
+        self.emit(
+            "BN_GRADIENTS", [partial, dy, self.data[out], x, replica], [ld], activation=activation
+        )
         self.barrier()
         self.emit("BN_MERGE_GRAD", [replica, dgamma, dbeta, partial], [ld, int(layer.training), 0])
         if wanted:
@@ -438,8 +493,9 @@ class BackwardPlan(Plan):
         def call(rows: int) -> None:
             given = self.view(dy, rows)
             given.flags.writeable = False
-            self.view(dx, rows)[...] = self._returned(node, "backward", node.layer.backward(given),
-                                                      rows, dx.columns)
+            self.view(dx, rows)[...] = self._returned(
+                node, "backward", node.layer.backward(given), rows, dx.columns
+            )
 
         self.call(call)
         if self.state is not None:
@@ -454,8 +510,9 @@ class BackwardPlan(Plan):
         sizes = [output.columns, self.ld(output.columns), loss.kind]
         label, target = self.label, self.target
         if loss.kind >= 0:
-            self.emit("LOSS", [dz if gradient else None, output, target, label, self.partial],
-                      sizes)
+            self.emit(
+                "LOSS", [dz if gradient else None, output, target, label, self.partial], sizes
+            )
         else:
             self.call(lambda rows: self._call_loss(loss, output, dz, rows))
         return dz
@@ -582,8 +639,15 @@ def source(array: Array | None) -> tuple[int, int, int] | None:
 class BatchProgram:
     """A model over many batches: prediction, evaluation or training."""
 
-    def __init__(self, model: Layer, in_features: int, rows: int, *, loss: Loss | None = None,
-                 state: OptimizerState | None = None) -> None:
+    def __init__(
+        self,
+        model: Layer,
+        in_features: int,
+        rows: int,
+        *,
+        loss: Loss | None = None,
+        state: OptimizerState | None = None,
+    ) -> None:
         self.plan = plan = BackwardPlan(model, in_features, rows, model.dtype, state)
         self.rows = rows
         prologue, segments = 0, []
@@ -591,8 +655,11 @@ class BatchProgram:
             plan.transposes(input_gradient=False)
             prologue = len(plan.operations)
             segments = [(plan.store.values, True), (state.m, False), (state.v, False)]
-            segments += [(n.layer.num_batches_tracked.reshape(1), False)
-                         for n in plan.graph.nodes if n.kind == "batchnorm"]
+            segments += [
+                (n.layer.num_batches_tracked.reshape(1), False)
+                for n in plan.graph.nodes
+                if n.kind == "batchnorm"
+            ]
         plan.batch(loss)
         output = plan.forward()
         self.columns = output.columns
@@ -644,8 +711,9 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
         batch: BatchProgram = cached[1]
         out = np.empty((len(array), batch.columns), model.dtype)
         if len(array):
-            batch.program.set_data(source(array), None, 0, source(out), 0, len(array), rows,
-                                   False, 0)
+            batch.program.set_data(
+                source(array), None, 0, source(out), 0, len(array), rows, False, 0
+            )
             batch.program.seek(0, 0, 0)
             while batch.program.run(1, 0.1)[0] == "time":
                 pass

@@ -54,9 +54,16 @@ class Optimizer:
         itemsize = store.dtype.itemsize
         vectors = (store.values, store.gradients, state.m, state.v)
         updates = [
-            (OPERATIONS["UPDATE"], 0, 0.0, 0.0, [parameter.at(v) for v in vectors],
-             [parameter.length(itemsize) * itemsize // VECTOR])
-            for _, parameter in model.named_parameters() if parameter.trainable
+            (
+                OPERATIONS["UPDATE"],
+                0,
+                0.0,
+                0.0,
+                [parameter.at(v) for v in vectors],
+                [parameter.length(itemsize) * itemsize // VECTOR],
+            )
+            for _, parameter in model.named_parameters()
+            if parameter.trainable
         ]
         program = Program(updates, [], itemsize, 1, 0, 0)
         program.set_optimizer(*self.numbers())
@@ -76,8 +83,9 @@ class Optimizer:
 def _betas(betas: tuple[float, float]) -> tuple[float, float]:
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise ValueError(f"betas: expected two numbers, got {betas!r}")
-    first, second = (checks.number(b, f"betas[{i}]", 0, 1, open_high=True)
-                     for i, b in enumerate(betas))
+    first, second = (
+        checks.number(b, f"betas[{i}]", 0, 1, open_high=True) for i, b in enumerate(betas)
+    )
     return first, second
 
 
@@ -100,8 +108,13 @@ class SGD(Optimizer):
     SGD(lr=0.1, weight_decay=0.0, momentum=0.9, nesterov=False)
     """
 
-    def __init__(self, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0,
-                 nesterov: bool = False) -> None:
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
         super().__init__(lr, weight_decay)
         self.momentum = checks.number(momentum, "momentum", 0, 1, open_high=True)
         self.nesterov = bool(nesterov)
@@ -128,8 +141,13 @@ class Adam(Optimizer):
 
     _kind = "Adam"
 
-    def __init__(self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(lr, weight_decay)
         self.betas = _betas(betas)
         self.eps = checks.number(eps, "eps", 0, open_low=True)
@@ -144,8 +162,13 @@ class AdamW(Adam):
 
     _kind = "AdamW"
 
-    def __init__(self, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999),
-                 eps: float = 1e-8, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
         super().__init__(lr, betas, eps, weight_decay)
 
 

@@ -102,8 +102,12 @@ class set_num_threads:
         """Leave the new number in force."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         """Bring back the old number."""
         threads.set_requested(self._before)
 

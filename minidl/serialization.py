@@ -20,8 +20,9 @@ class FormatError(ValueError):
     """A file is not a minidl model, or is damaged."""
 
 
-def save(model: Sequential, path: str | os.PathLike[str],
-         metadata: dict[str, Any] | None = None) -> None:
+def save(
+    model: Sequential, path: str | os.PathLike[str], metadata: dict[str, Any] | None = None
+) -> None:
     """Write a model to one safetensors file.
 
     The file is written beside `path`, synced and renamed: whatever happens, `path` is the old file
@@ -41,8 +42,10 @@ def save(model: Sequential, path: str | os.PathLike[str],
         raise TypeError(f"model: expected a Sequential, got {type(model).__name__}")
     for _, layer in model.layers():
         if getattr(layers, type(layer).__name__, None) is not type(layer):
-            raise TypeError(f"model: {type(layer).__name__} is not one of minidl's layers; save "
-                            "its state_dict() instead")
+            raise TypeError(
+                f"model: {type(layer).__name__} is not one of minidl's layers; save "
+                "its state_dict() instead"
+            )
     header = {
         "format": FORMAT,
         "architecture": json.dumps({"dtype": str(model.dtype), **model.config()}),
@@ -95,8 +98,10 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     except SafetensorError as error:
         raise FormatError(f"{path}: not a safetensors file, or damaged: {error}") from None
     if header.get("format") != FORMAT:
-        raise FormatError(f"{path}: a safetensors file, but not a minidl model (no format "
-                          f"{FORMAT!r} in its metadata); load its tensors with load_state_dict")
+        raise FormatError(
+            f"{path}: a safetensors file, but not a minidl model (no format "
+            f"{FORMAT!r} in its metadata); load its tensors with load_state_dict"
+        )
     try:
         architecture = json.loads(header["architecture"])
         model = _build(architecture, tensors)

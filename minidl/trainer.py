@@ -52,8 +52,12 @@ class Trainer:
     True
     """
 
-    def __init__(self, model: Layer, loss: Loss | LossFunction | None = None,
-                 optimizer: Optimizer | None = None) -> None:
+    def __init__(
+        self,
+        model: Layer,
+        loss: Loss | LossFunction | None = None,
+        optimizer: Optimizer | None = None,
+    ) -> None:
         if not isinstance(model, Layer):
             raise TypeError(f"model: expected a Layer, got {type(model).__name__}")
         self.model = model
@@ -83,8 +87,9 @@ class Trainer:
 
     # Data and programs.
 
-    def _data(self, X: npt.ArrayLike, y: npt.ArrayLike, prefix: str = "") -> tuple[
-            Array, Array, Loss]:
+    def _data(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, prefix: str = ""
+    ) -> tuple[Array, Array, Loss]:
         """X and y as the kernels read them, and the form of the loss that suits y."""
         x = checks.matrix(X, self.model.dtype, self.model.in_features_or_none(), f"{prefix}X")
         checks.not_empty(x, f"{prefix}X")
@@ -92,19 +97,27 @@ class Trainer:
         loss = self.loss.bound(y)
         return x, loss.check(y, len(x), outputs, self.model.dtype, f"{prefix}y"), loss
 
-    def _program(self, use: str, x: Array, rows: int, loss: Loss,
-                 state: OptimizerState | None) -> BatchProgram:
+    def _program(
+        self, use: str, x: Array, rows: int, loss: Loss, state: OptimizerState | None
+    ) -> BatchProgram:
         """The program for a use, made anew if the model has changed or the batch has grown."""
-        key = (*signature(self.model, x.shape[1]), type(loss), loss.integer_labels,
-               loss.columns(0), self.loss, state)
+        key = (
+            *signature(self.model, x.shape[1]),
+            type(loss),
+            loss.integer_labels,
+            loss.columns(0),
+            self.loss,
+            state,
+        )
         cached = self._programs.get(use)
         if cached is None or cached[0] != key or cached[1].rows < rows:
             cached = key, BatchProgram(self.model, x.shape[1], rows, loss=loss, state=state)
             self._programs[use] = cached
         return cached[1]
 
-    def _train_program(self, x: Array, y: Array, loss: Loss, batch_size: int, **data: Any
-                       ) -> tuple[BatchProgram, OptimizerState]:
+    def _train_program(
+        self, x: Array, y: Array, loss: Loss, batch_size: int, **data: Any
+    ) -> tuple[BatchProgram, OptimizerState]:
         state = self.optimizer.state_for(self.model.store())
         rows = min(batch_size + 1, len(x))
         batch = self._program("train", x, rows, loss, state)
@@ -181,8 +194,14 @@ class Trainer:
         with self._training():
             self.stop_training = False
             batch, state = self._train_program(
-                x, targets, loss, batch_size, order=address(order),
-                merge_last=batch_size > 1, seed=key)
+                x,
+                targets,
+                loss,
+                batch_size,
+                order=address(order),
+                merge_last=batch_size > 1,
+                seed=key,
+            )
             batch.program.seek(0, 0, state.step)
             shown = verbose == 1 or (verbose == "auto" and sys.stderr.isatty())
             bar = ProgressBar(epochs) if shown else None
@@ -198,9 +217,17 @@ class Trainer:
                     bar.close()
         return history
 
-    def _epochs(self, batch: BatchProgram, state: OptimizerState, loss: Loss, history: History,
-                epochs: int, validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
-                callbacks: Sequence[Callback], bar: ProgressBar | None) -> None:
+    def _epochs(
+        self,
+        batch: BatchProgram,
+        state: OptimizerState,
+        loss: Loss,
+        history: History,
+        epochs: int,
+        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
+        callbacks: Sequence[Callback],
+        bar: ProgressBar | None,
+    ) -> None:
         """Run all epochs: many at a time if nobody wants a word in between."""
         alone = not callbacks and validation_data is None
         while len(history) < epochs and not self.stop_training:
@@ -241,7 +268,10 @@ class Trainer:
             f"{epoch}, step {step}, first in {f'layer {layer}' if layer else 'the loss itself'}; "
             "parameters are those of the last good "
             "epoch. Try a lower learning rate, scaled inputs, or BatchNorm1d",
-            epoch, step, layer)
+            epoch,
+            step,
+            layer,
+        )
 
     def train_step(self, X: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """One step on one batch; returns its loss before the update.
@@ -261,8 +291,9 @@ class Trainer:
             self._not_finite(batch, state, status)
         return float(batch.program.last_loss)
 
-    def evaluate(self, X: npt.ArrayLike, y: npt.ArrayLike, *, batch_size: int = 1024
-                 ) -> dict[str, float]:
+    def evaluate(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, *, batch_size: int = 1024
+    ) -> dict[str, float]:
         """Mean loss, and accuracy if the loss has it, in evaluation mode.
 
         Returns

@@ -49,8 +49,7 @@ def imported(tree, *, everywhere):
             names = [f"{module}.{a.name}" if module else a.name for a in node.names]
             found |= {name if name in PYTHON else module or name for name in names}
         elif isinstance(node, ast.Import):
-            found |= {a.name.partition(".")[2] for a in node.names
-                      if a.name.startswith("minidl.")}
+            found |= {a.name.partition(".")[2] for a in node.names if a.name.startswith("minidl.")}
         elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             continue
         elif everywhere or not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -79,7 +78,13 @@ def test_layers_know_nothing_of_training(name):
     """Not even inside functions."""
     found = imports_of(name, everywhere=True)
     assert {o for o in found if not o.startswith("layers.")} <= {
-        "kernels", "memory", "checks", "parameters", "initializers", "lowering"}
+        "kernels",
+        "memory",
+        "checks",
+        "parameters",
+        "initializers",
+        "lowering",
+    }
 
 
 @pytest.mark.parametrize("name", ["memory", "checks", "parameters", "initializers", "parallel"])
@@ -91,8 +96,13 @@ def test_the_trainer_has_no_maths():
     """No kernels, and of numpy nothing but arrays."""
     tree = ast.parse(SHIPPED["trainer"].read_text(encoding="utf-8"))
     assert "kernels" not in imports_of("trainer", everywhere=True)
-    used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name) and node.value.id == "np"}
+    used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "np"
+    }
     assert used <= {"empty", "intp", "random"}
 
 
@@ -120,9 +130,11 @@ def test_the_search_for_imports_finds_some():
 
 
 def test_only_threads_speaks_to_openmp():
-    users = {path.name for path in KERNELS
-             if re.search(r"omp_|cython\.parallel|prange", without_docstrings(
-                 path.read_text("utf-8")))}
+    users = {
+        path.name
+        for path in KERNELS
+        if re.search(r"omp_|cython\.parallel|prange", without_docstrings(path.read_text("utf-8")))
+    }
     assert users - {"cpu.pyx"} == {"threads.pyx"}
 
 
@@ -132,8 +144,9 @@ LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pa
 
 def test_import_brings_in_little():
     code = f"import sys, minidl; print([n for n in {LAZY} if n in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
 
@@ -145,8 +158,9 @@ def test_training_without_a_bar_brings_in_no_tqdm():
         "minidl.Trainer(m).fit(np.zeros((4, 2)), np.zeros(4, int))\n"
         f"print([n for n in {LAZY} if n in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60,
-                          check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -4,10 +4,10 @@ import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import minidl
@@ -39,25 +39,19 @@ def test_docstrings(name):
     assert runner.summarize(verbose=False).failed == 0, "".join(written)
 
 
-def test_the_readme(tmp_path, monkeypatch, capsys):
+def test_the_readme(tmp_path):
     """Its Python blocks run from top to bottom, in one session, away from the source tree."""
-    blocks = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"),
-                        re.DOTALL | re.MULTILINE)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
     assert blocks, "no Python in README.md"
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["readme"])
-    state = np.random.get_state()  # noqa: NPY002  # whatever a block may do to it
-    session = {"__name__": "readme"}
-    try:
-        for block in blocks:
-            if block.lstrip().startswith(">>>"):
-                parser = doctest.DocTestParser()
-                runner = doctest.DocTestRunner(verbose=False)
-                test = parser.get_doctest(block, session, "README.md", str(README), 0)
-                runner.run(test, clear_globs=False)
-                session = test.globs
-                assert runner.summarize(verbose=False).failed == 0, capsys.readouterr().out
-            else:
-                exec(compile(block, str(README), "exec"), session)
-    finally:
-        np.random.set_state(state)  # noqa: NPY002
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script],
+        cwd=tmp_path,
+        timeout=120,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -146,16 +146,21 @@ def test_wrong_labels(case, use):
 def test_wrong_targets(case, loss):
     y, message = BAD_TARGETS[case]
     trainer = minidl.Trainer(make(), loss())
-    assert_refused(lambda: trainer.fit(X, y), ValueError, f"^y.*{message.removeprefix('y')}",
-                   trainer.model)
+    assert_refused(
+        lambda: trainer.fit(X, y), ValueError, f"^y.*{message.removeprefix('y')}", trainer.model
+    )
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.1, 2])
 def test_targets_of_the_binary_loss_lie_in_0_to_1(value):
     trainer = minidl.Trainer(make(), minidl.BCEWithLogitsLoss())
     y = with_value(np.zeros((6, 4)), 1, 1, value)
-    assert_refused(lambda: trainer.fit(X, y), ValueError, r"^y: expected targets in \[0, 1\], got",
-                   trainer.model)
+    assert_refused(
+        lambda: trainer.fit(X, y),
+        ValueError,
+        r"^y: expected targets in \[0, 1\], got",
+        trainer.model,
+    )
 
 
 @pytest.mark.parametrize("loss", [lambda z, y: (0.0, 0 * z), minidl.MSELoss()])
@@ -178,8 +183,12 @@ def test_wrong_targets_of_functions(loss, y, error, message):
 @pytest.mark.parametrize("use", USES)
 def test_no_rows(use):
     trainer = minidl.Trainer(make())
-    assert_refused(lambda: USES[use](trainer, X[:0], Y[:0]), ValueError,
-                   r"^X: expected at least one row, got shape \(0, 3\)", trainer.model)
+    assert_refused(
+        lambda: USES[use](trainer, X[:0], Y[:0]),
+        ValueError,
+        r"^X: expected at least one row, got shape \(0, 3\)",
+        trainer.model,
+    )
     assert trainer.model.predict(X[:0]).shape == (0, CLASSES)
 
 
@@ -196,8 +205,9 @@ def test_no_rows(use):
 )
 def test_wrong_validation_data(validation, message):
     trainer = minidl.Trainer(make())
-    assert_refused(lambda: trainer.fit(X, Y, validation_data=validation), ValueError, message,
-                   trainer.model)
+    assert_refused(
+        lambda: trainer.fit(X, Y, validation_data=validation), ValueError, message, trainer.model
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,10 +230,13 @@ def test_wrong_arguments_of_fit(arguments, message):
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, "a", False])
 def test_wrong_batch_size(batch_size):
     trainer = minidl.Trainer(make())
-    for use in (lambda: trainer.evaluate(X, Y, batch_size=batch_size),
-                lambda: trainer.model.predict(X, batch_size=batch_size)):
-        assert_refused(use, ValueError, "^batch_size: expected an integer of at least 1",
-                       trainer.model)
+    for use in (
+        lambda: trainer.evaluate(X, Y, batch_size=batch_size),
+        lambda: trainer.model.predict(X, batch_size=batch_size),
+    ):
+        assert_refused(
+            use, ValueError, "^batch_size: expected an integer of at least 1", trainer.model
+        )
 
 
 @pytest.mark.parametrize(
@@ -389,7 +402,8 @@ def test_which_labels_are_converted(kind):
 def test_booleans_are_labels_of_two_classes():
     model = minidl.Sequential(minidl.Linear(FEATURES, 2), seed=0)
     assert minidl.Trainer(model).evaluate(X, Y > 1) == minidl.Trainer(model).evaluate(
-        X, (Y > 1).astype(int))
+        X, (Y > 1).astype(int)
+    )
 
 
 def test_targets_of_one_column_may_be_flat():

@@ -69,8 +69,9 @@ def test_as_torch(optimizer, dtype):
         assert_close(trainer.train_step(x, y), expected.detach(), ATOL_TRAINED[dtype], 1)
     moved = 0.0
     for name, value in other.state_dict().items():
-        assert_close(model.state_dict()[name], value, ATOL_TRAINED[dtype],
-                     max(1.0, float(value.abs().max())))
+        assert_close(
+            model.state_dict()[name], value, ATOL_TRAINED[dtype], max(1.0, float(value.abs().max()))
+        )
         moved = max(moved, np.abs(model.state_dict()[name] - start[name]).max())
     assert moved > 0.01
 
@@ -108,8 +109,11 @@ def test_learning_rate_0_changes_no_parameter(optimizer):
     trainer = minidl.Trainer(model, optimizer=optimizer)
     for x, y in batches("float64", 3):
         trainer.train_step(x, y)
-    trained = {name for name, value in model.state_dict().items()
-               if not np.array_equal(value, before[name])}
+    trained = {
+        name
+        for name, value in model.state_dict().items()
+        if not np.array_equal(value, before[name])
+    }
     assert trained == {"1.running_mean", "1.running_var", "1.num_batches_tracked"}
 
 

@@ -184,8 +184,11 @@ def batches(rows, batch_size, seed, epoch):
 
 def leaves(layer):
     """All layers that hold no others."""
-    return [leaf for child in layer for leaf in leaves(child)] if isinstance(
-        layer, minidl.Sequential) else [layer]
+    return (
+        [leaf for child in layer for leaf in leaves(child)]
+        if isinstance(layer, minidl.Sequential)
+        else [layer]
+    )
 
 
 def by_hand(model, loss, optimizer, X, y, epochs):
@@ -221,7 +224,8 @@ def assert_program_is_its_layers(kind, loss, optimizer, targets, dtype, threads)
     before = fitted.state_dict()
     with minidl.set_num_threads(threads):
         history = minidl.Trainer(fitted, loss(), optimizer()).fit(
-            X, y, epochs=2, batch_size=BATCH, seed=SEED, verbose=0)
+            X, y, epochs=2, batch_size=BATCH, seed=SEED, verbose=0
+        )
         means = by_hand(walked, loss(), optimizer(), X, y, epochs=2)
     after = fitted.state_dict()
     assert any(after[name].tobytes() != before[name].tobytes() for name in after)
@@ -233,8 +237,9 @@ def assert_program_is_its_layers(kind, loss, optimizer, targets, dtype, threads)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_epoch_is_its_layers_one_by_one(kind, dtype, threads):
-    assert_program_is_its_layers(kind, minidl.CrossEntropyLoss, OPTIMIZERS["Adam"], labels, dtype,
-                                 threads)
+    assert_program_is_its_layers(
+        kind, minidl.CrossEntropyLoss, OPTIMIZERS["Adam"], labels, dtype, threads
+    )
 
 
 @pytest.mark.parametrize("threads", THREADS)
@@ -250,8 +255,9 @@ def test_an_epoch_is_its_layers_for_every_loss(loss, dtype, threads):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("kind", ["all", "user layer"])
 def test_an_epoch_is_its_layers_for_every_optimizer(kind, optimizer, dtype, threads):
-    assert_program_is_its_layers(kind, minidl.CrossEntropyLoss, OPTIMIZERS[optimizer], labels,
-                                 dtype, threads)
+    assert_program_is_its_layers(
+        kind, minidl.CrossEntropyLoss, OPTIMIZERS[optimizer], labels, dtype, threads
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -278,8 +284,9 @@ def test_a_model_forward_and_backward_is_its_layers_one_by_one(kind, dtype):
 def fit(X, y, *, threads=1, dtype="float32", batch_size=BATCH, kind="all", seed=SEED):
     model = sequential(kind, dtype)
     with minidl.set_num_threads(threads):
-        history = minidl.Trainer(model).fit(X, y, epochs=3, batch_size=batch_size, seed=seed,
-                                            verbose=0)
+        history = minidl.Trainer(model).fit(
+            X, y, epochs=3, batch_size=batch_size, seed=seed, verbose=0
+        )
     return model.state_dict(), history.history
 
 
@@ -397,7 +404,7 @@ def test_shuffling_costs_one_index_a_row():
 class Mallinfo2(ctypes.Structure):
     """glibc's struct mallinfo2."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, ctypes.c_size_t)
         for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks",
                      "uordblks", "fordblks", "keepcost")

@@ -20,8 +20,13 @@ CPUS = parallel.affinity_count()
 def run(code, **environment):
     """A new process's standard output; it must not hang."""
     names = {n: v for n, v in os.environ.items() if n not in ("OMP_NUM_THREADS",)}
-    done = subprocess.run([sys.executable, "-c", code], env={**names, **environment}, text=True,
-                          capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**names, **environment},
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -85,8 +90,11 @@ def test_a_change_between_two_fits_changes_nothing_but_the_threads():
     X, y = rng.normal(size=(300, 9)), rng.integers(0, 3, 300)
     states = []
     for numbers in ([1, 1, 1], [1, 8, 2]):
-        trainer = minidl.Trainer(minidl.Sequential(
-            minidl.Linear(9, 20), minidl.BatchNorm1d(20), minidl.Linear(20, 3), seed=0))
+        trainer = minidl.Trainer(
+            minidl.Sequential(
+                minidl.Linear(9, 20), minidl.BatchNorm1d(20), minidl.Linear(20, 3), seed=0
+            )
+        )
         for n in numbers:
             with minidl.set_num_threads(n):
                 trainer.fit(X, y, epochs=2, seed=n * 0)
@@ -332,7 +340,8 @@ def fit(seed):
 def test_one_model_predicts_for_several_threads_at_once():
     rng = np.random.default_rng(0)
     model = minidl.Sequential(
-        minidl.Linear(9, 64), minidl.ReLU(), minidl.Linear(64, 3), seed=0).eval()
+        minidl.Linear(9, 64), minidl.ReLU(), minidl.Linear(64, 3), seed=0
+    ).eval()
     inputs = [rng.normal(size=(rows, 9)).astype(np.float32) for rows in (3000, 2000, 2500, 10)]
     alone = [model.predict(x).tobytes() for x in inputs]
 
@@ -354,7 +363,8 @@ def test_two_threads_cannot_train_with_one_trainer():
 
     stop = threading.Event()
     worker = threading.Thread(
-        target=lambda: trainer.fit(X, y, epochs=10**6, callbacks=[Begin()]), daemon=True)
+        target=lambda: trainer.fit(X, y, epochs=10**6, callbacks=[Begin()]), daemon=True
+    )
     worker.start()
     assert began.wait(60)
     try:

@@ -1,6 +1,7 @@
-"""What `Trainer` promises: fit, evaluate, train_step, errors, interruption, layers of the user's."""
+"""What `Trainer` promises: fit, evaluate, train_step, errors, interruption, users' layers."""
 
 import copy
+import itertools
 import os
 import pickle
 import signal
@@ -95,7 +96,8 @@ def test_history_has_one_value_an_epoch_of_everything(loss, targets, names, vali
     X, y = make_data()
     y = {"labels": y, "numbers": X[:, :3], "bits": (X[:, :3] > 0).astype(float)}[targets]
     history = minidl.Trainer(make_model(), loss).fit(
-        X, y, epochs=4, validation_data=(X[:9], y[:9]) if validation else None)
+        X, y, epochs=4, validation_data=(X[:9], y[:9]) if validation else None
+    )
     wanted = names + [f"val_{name}" for name in names] * validation
     assert list(history.history) == wanted
     assert {len(values) for values in history.history.values()} == {len(history)} == {4}
@@ -118,8 +120,14 @@ def test_validation_is_evaluate_after_the_epoch():
     other = make_data(seed=9)
     trainer = minidl.Trainer(make_model())
     found = []
-    history = trainer.fit(X, y, epochs=3, seed=0, validation_data=other, callbacks=[
-        Do(lambda t, e=e: found.append(t.evaluate(*other)), e) for e in range(3)])
+    history = trainer.fit(
+        X,
+        y,
+        epochs=3,
+        seed=0,
+        validation_data=other,
+        callbacks=[Do(lambda t, e=e: found.append(t.evaluate(*other)), e) for e in range(3)],
+    )
     assert history.history["val_loss"] == [f["loss"] for f in found]
     assert history.history["val_accuracy"] == [f["accuracy"] for f in found]
     assert len(set(history.history["val_loss"])) == 3
@@ -129,8 +137,9 @@ def test_validation_and_callbacks_do_not_change_the_training():
     X, y = make_data()
     plain, watched = make_model(), make_model()
     a = minidl.Trainer(plain).fit(X, y, epochs=4, seed=2)
-    b = minidl.Trainer(watched).fit(X, y, epochs=4, seed=2, validation_data=make_data(7),
-                                    callbacks=[minidl.Callback()])
+    b = minidl.Trainer(watched).fit(
+        X, y, epochs=4, seed=2, validation_data=make_data(7), callbacks=[minidl.Callback()]
+    )
     assert bits(plain) == bits(watched)
     assert a.history["loss"] == b.history["loss"]
 
@@ -140,8 +149,11 @@ def test_callbacks_are_called_in_order():
     one, two = Recorder(calls, "1: "), Recorder(calls, "2: ")
     trainer = minidl.Trainer(make_model())
     history = trainer.fit(*make_data(), epochs=2, callbacks=[one, two])
-    events = ["train begin", *[f"epoch {e} {w}" for e in (0, 1) for w in ("begin", "end")],
-              "train end"]
+    events = [
+        "train begin",
+        *[f"epoch {e} {w}" for e in (0, 1) for w in ("begin", "end")],
+        "train end",
+    ]
     assert calls == [f"{n}: {event}" for event in events for n in (1, 2)]
     assert one.trainer is trainer
     assert one.logs == {name: values[-1] for name, values in history.history.items()}
@@ -228,8 +240,13 @@ minidl.Trainer(model).fit(np.zeros((8, 2)), np.zeros(8, int), epochs=3, verbose=
 
 @pytest.mark.parametrize(("verbose", "shown"), [("auto", False), (0, False), (1, True)])
 def test_the_progress_bar_shows_on_a_terminal_or_if_asked_for(verbose, shown):
-    done = subprocess.run([sys.executable, "-c", PIPED.format(verbose)], capture_output=True,
-                          text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PIPED.format(verbose)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
     assert done.stdout == ""
     assert ("3/3" in done.stderr and "loss=" in done.stderr) if shown else done.stderr == ""
 
@@ -264,7 +281,7 @@ def test_batches_are_the_rows_in_order(rows, batch_size, edges, shuffle):
     minidl.Trainer(fitted).fit(X, y, batch_size=batch_size, shuffle=shuffle, seed=4)
     order = np.array(order_of(rows, 4)) if shuffle else np.arange(rows)
     trainer = minidl.Trainer(stepped)
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges):
         trainer.train_step(X[order[a:b]], y[order[a:b]])
     assert bits(fitted) == bits(stepped)
 
@@ -410,8 +427,9 @@ def test_evaluate_is_what_numpy_computes_from_predict(batch_size, dtype):
     assert found == {"loss": pytest.approx(((z - targets) ** 2).mean(), rel=tolerance)}
 
     targets = (X[:, :3] > 0).astype(float)
-    found = minidl.Trainer(model, minidl.BCEWithLogitsLoss()).evaluate(X, targets,
-                                                                       batch_size=batch_size)
+    found = minidl.Trainer(model, minidl.BCEWithLogitsLoss()).evaluate(
+        X, targets, batch_size=batch_size
+    )
     expected = (np.log1p(np.exp(z)) - targets * z).mean()
     assert found["loss"] == pytest.approx(expected, rel=tolerance)
     assert bits(model) == before
@@ -421,7 +439,8 @@ def test_history_is_the_mean_over_the_rows_of_the_epoch():
     X, y = make_data(50)
     model = make_model(dropout=0.0)
     history = minidl.Trainer(model, optimizer=minidl.SGD(lr=0.0)).fit(
-        X, y, batch_size=50, shuffle=False)
+        X, y, batch_size=50, shuffle=False
+    )
     model[1].training = True
     z = model.forward(X)
     assert history.history["loss"][0] == minidl.CrossEntropyLoss()(z, y)
@@ -468,7 +487,7 @@ def test_a_trainer_follows_changes_of_the_model_loss_and_optimizer():
 
 
 def test_a_too_large_learning_rate_restores_the_last_good_epoch():
-    X, y = make_data()
+    X, _ = make_data()
     targets = X[:, :3]
     model = minidl.Sequential(minidl.Linear(5, 3), seed=0)
     twin = copy.deepcopy(model)
@@ -489,7 +508,8 @@ def test_a_too_large_learning_rate_restores_the_last_good_epoch():
 def test_logits_that_overflow_are_named():
     X, y = make_data()
     model = minidl.Sequential(
-        minidl.Linear(5, 8), minidl.ReLU(), minidl.Linear(8, 8), minidl.Linear(8, 3), seed=0)
+        minidl.Linear(5, 8), minidl.ReLU(), minidl.Linear(8, 8), minidl.Linear(8, 3), seed=0
+    )
     before = bits(model)
     with pytest.raises(minidl.NonFiniteError) as caught:
         minidl.Trainer(model, optimizer=minidl.SGD(lr=1e25)).fit(X, y, batch_size=20)
@@ -557,8 +577,7 @@ def test_a_layer_whose_output_overflows_is_named():
     model[0].weight[...] = 1e30
     model[1].weight[...] = 1e30
     with pytest.raises(minidl.NonFiniteError) as caught:
-        minidl.Trainer(model, minidl.MSELoss()).train_step(
-            np.ones((4, 5)), np.ones((4, 3)))
+        minidl.Trainer(model, minidl.MSELoss()).train_step(np.ones((4, 5)), np.ones((4, 3)))
     assert caught.value.layer == "1 (Linear)"
 
 
@@ -640,8 +659,14 @@ def test_ctrl_c_leaves_the_parameters_of_a_whole_step(threads, watched):
         start = trainer.optimizer._state.step
         timer = interrupt_after(0.25, sent)
         with pytest.raises(KeyboardInterrupt):
-            trainer.fit(X, y, epochs=10**7, batch_size=batch_size, seed=seed,
-                        callbacks=[minidl.Callback()] if watched else [])
+            trainer.fit(
+                X,
+                y,
+                epochs=10**7,
+                batch_size=batch_size,
+                seed=seed,
+                callbacks=[minidl.Callback()] if watched else [],
+            )
         took = time.monotonic() - sent[0]
         timer.join()
         assert took < 0.2
@@ -720,7 +745,8 @@ def test_a_layer_of_the_users_gives_the_bits_of_its_built_in_twin(activation, th
 
     def model(wrap):
         return minidl.Sequential(
-            minidl.Linear(5, 16), wrap(activation()), minidl.Linear(16, 3), seed=0)
+            minidl.Linear(5, 16), wrap(activation()), minidl.Linear(16, 3), seed=0
+        )
 
     one, two = model(lambda a: a), model(Twin)
     with minidl.set_num_threads(threads):
@@ -735,16 +761,17 @@ def test_a_layer_of_the_users_gives_the_bits_of_its_built_in_twin(activation, th
 def test_a_layer_of_the_users_with_parameters_learns_as_its_built_in_twin(optimizer, dtype):
     X, y = make_data()
     start = np.random.default_rng(0).normal(size=(5, 8))
-    one = minidl.Sequential(minidl.Linear(5, 8), minidl.Tanh(), minidl.Linear(8, 3),
-                            dtype=dtype, seed=0)
+    one = minidl.Sequential(
+        minidl.Linear(5, 8), minidl.Tanh(), minidl.Linear(8, 3), dtype=dtype, seed=0
+    )
     two = minidl.Sequential(Affine(5, 8), minidl.Tanh(), minidl.Linear(8, 3), dtype=dtype, seed=0)
     two[2].weight, two[2].bias = one[2].weight, one[2].bias
     one[0].weight, one[0].bias = start.T, np.zeros(8)
     two[0].weight, two[0].bias = start, np.zeros(8)
     for m in (one, two):
         minidl.Trainer(m, optimizer=optimizer(lr=0.01)).fit(X, y, epochs=3, seed=0)
-    close = dict(rtol=1e-3, atol=1e-4) if dtype == "float32" else dict(rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(one.predict(X), two.predict(X), **close)
+    rtol, atol = (1e-3, 1e-4) if dtype == "float32" else (1e-8, 1e-10)
+    np.testing.assert_allclose(one.predict(X), two.predict(X), rtol=rtol, atol=atol)
     assert not np.allclose(two[0].weight, start)
 
 
@@ -802,8 +829,10 @@ def test_an_exception_later_leaves_the_parameters_of_a_whole_step():
 
     failing, stepped = model(), model()
     calls = []
-    failing[1].functions = (lambda x: calls.append(0) or (throw() if len(calls) == 5 else x),
-                            lambda dy: dy)
+    failing[1].functions = (
+        lambda x: calls.append(0) or (throw() if len(calls) == 5 else x),
+        lambda dy: dy,
+    )
     trainer = minidl.Trainer(failing)
     with pytest.raises(ZeroDivisionError):
         trainer.fit(X, y, epochs=9, batch_size=20, seed=0)
@@ -848,7 +877,8 @@ def test_a_loss_function_gives_the_bits_of_its_built_in_twin(function, built_in,
     wanted = (np.dtype(np.int64), (30,)) if kind == "labels" else (np.dtype(dtype), (30, 3))
     assert set(seen) == {(np.dtype(dtype), *wanted)}
     assert minidl.Trainer(two, watched).evaluate(X, targets)["loss"] == pytest.approx(
-        minidl.Trainer(one, built_in()).evaluate(X, targets)["loss"], rel=1e-12)
+        minidl.Trainer(one, built_in()).evaluate(X, targets)["loss"], rel=1e-12
+    )
 
 
 def test_targets_of_a_function_are_as_wide_as_the_user_gives_them():

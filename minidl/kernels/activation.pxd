@@ -1,15 +1,16 @@
 """Activations of one vector, forward and backward: inlined wherever an activation is fused.
 
 Forward keeps for backward what the derivative can be written with: the output y for the first
-group, the input x for the second (`KEEPS_INPUT` in order of the enumeration).
+group, the input x for the second.
 
     ReLU        max(x, 0)                        y > 0
     LeakyReLU   x > 0 ? x : a x                  y > 0 ? 1 : a            (a >= 0)
     ELU         x > 0 ? x : a (e^x - 1)          y > 0 ? 1 : y + a        (a >= 0)
     Tanh        tanh x                           1 - y^2
     Sigmoid     s(x) = 1 / (1 + e^-x)            y (1 - y)
-    Softplus    log(1 + e^(a x)) / a             1 - e^(-a y)             (linear from a x > b)
+
     SiLU        x s(x)                           s (1 + x (1 - s))
+    Softplus    log(1 + e^(a x)) / a             s(a x)                   (linear from a x > b)
     GELU        x Phi(x)                         Phi + x phi
     GELU tanh   x/2 (1 + tanh u)                 (1 + t)/2 + x/2 (1 - t^2) u'
                 u = sqrt(2/pi) (x + 0.044715 x^3)
@@ -25,8 +26,8 @@ cdef enum Activation:
     ELU
     TANH
     SIGMOID
+    SILU            # from here on the input is kept
     SOFTPLUS
-    SILU
     GELU
     GELU_TANH
 
@@ -78,7 +79,7 @@ cdef inline vec activation_gradient(int kind, vec dy, vec kept, double a, double
         return dy * (kept * (one - kept))
     if kind == SOFTPLUS:
         t = splat(dy, a) * kept
-        return if_gt(t, splat(dy, b), dy, dy * (zero - vexpm1(zero - t)))
+        return if_gt(t, splat(dy, b), dy, dy * vsigmoid(t))
     if kind == SILU:
         s = vsigmoid(kept)
         return dy * (s * fma(clamp(kept, -1e4, 1e4), one - s, one))

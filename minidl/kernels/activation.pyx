@@ -14,7 +14,7 @@ KINDS = {
     "Identity": IDENTITY, "ReLU": RELU, "LeakyReLU": LEAKY_RELU, "ELU": ELU, "Tanh": TANH,
     "Sigmoid": SIGMOID, "Softplus": SOFTPLUS, "SiLU": SILU, "GELU": GELU, "GELUTanh": GELU_TANH,
 }
-KEEPS_INPUT = frozenset({SILU, GELU, GELU_TANH})
+KEEPS_INPUT = frozenset({SILU, SOFTPLUS, GELU, GELU_TANH})
 
 
 cdef inline void forward_loop(vec* y, const vec* x, Py_ssize_t n, int kind, double a, double b

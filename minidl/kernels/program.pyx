@@ -26,7 +26,9 @@ from minidl.kernels.matmul cimport (
 )
 from minidl.kernels.optimizer cimport Optimizer, Step, step_of, update
 from minidl.kernels.random cimport dropout, shuffle
-from minidl.kernels.simd cimport TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat_f32v, splat_f64v, vec
+from minidl.kernels.simd cimport (
+    TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat_f32v, splat_f64v, vec,
+)
 from minidl.kernels.threads cimport (
     MAX_BLOCKS, Team, block_count, first_row, run, share, thread_limit, wait,
 )

@@ -115,7 +115,7 @@ cdef inline vec vnormal_cdf(vec x, vec* density) noexcept nogil:
     coefficients were interpolated at Chebyshev nodes for this file: relative error 2e-8 in
     float32, 2e-17 in float64).
     """
-    cdef vec z = vabs(x) * splat(x, 0.7071067811865476), s, p, tail
+    cdef vec z = clamp(vabs(x), 0.0, 60.0) * splat(x, 0.7071067811865476), s, p, tail
     cdef vec one = splat(x, 1.0)
     if vec is f32v:
         s = (z - splat(x, 3.0)) / (z + splat(x, 3.0))
@@ -141,7 +141,7 @@ cdef inline vec vnormal_cdf(vec x, vec* density) noexcept nogil:
         p = fma(p, s, splat(x, 1.74811904683919643e-6))
         p = fma(p, s, splat(x, -9.80166675585857751e-7))
         p = fma(p, s, splat(x, -1.14429909268054383e-5))
-        p = fma(p, s, splat(x, 2.23872597382301343e-5))
+        p = fma(p, s, splat(x, 2.23872596382301343e-5))
         p = fma(p, s, splat(x, 5.16489134695998619e-5))
         p = fma(p, s, splat(x, -2.90154965295709261e-4))
         p = fma(p, s, splat(x, 2.9371366631088616e-4))

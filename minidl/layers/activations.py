@@ -19,12 +19,14 @@ class Activation(Layer):
     """
 
     kind: int = KINDS["Identity"]
-    a: float = 0.0
-    b: float = 0.0
 
     def __init__(self) -> None:
         super().__init__()
         self.kind = KINDS.get(type(self).__name__, self.kind)
+
+    def numbers(self) -> tuple[float, float]:
+        """The parameters a and b of the formulas."""
+        return 0.0, 0.0
 
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operation."""
@@ -59,11 +61,15 @@ class LeakyReLU(Activation):
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        self.a = self.negative_slope = checks.number(negative_slope, "negative_slope", 0)
+        self.negative_slope = checks.number(negative_slope, "negative_slope", 0)
+
+    def numbers(self) -> tuple[float, float]:
+        """The parameters of the formula."""
+        return self.negative_slope, 0.0
 
     def extra_repr(self) -> str:
         """As PyTorch prints it."""
-        return f"negative_slope={self.negative_slope:g}"
+        return f"negative_slope={self.negative_slope}"
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -75,11 +81,15 @@ class ELU(Activation):
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
-        self.a = self.alpha = checks.number(alpha, "alpha", 0)
+        self.alpha = checks.number(alpha, "alpha", 0)
+
+    def numbers(self) -> tuple[float, float]:
+        """The parameters of the formula."""
+        return self.alpha, 0.0
 
     def extra_repr(self) -> str:
         """As PyTorch prints it."""
-        return f"alpha={self.alpha:g}"
+        return f"alpha={self.alpha}"
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""
@@ -128,12 +138,16 @@ class Softplus(Activation):
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
-        self.a = self.beta = checks.number(beta, "beta", 0, open_low=True)
-        self.b = self.threshold = checks.number(threshold, "threshold", 0)
+        self.beta = checks.number(beta, "beta", 0, open_low=True)
+        self.threshold = checks.number(threshold, "threshold", 0)
+
+    def numbers(self) -> tuple[float, float]:
+        """The parameters of the formula."""
+        return self.beta, self.threshold
 
     def extra_repr(self) -> str:
         """As PyTorch prints it."""
-        return f"beta={self.beta:g}, threshold={self.threshold:g}"
+        return f"beta={self.beta}, threshold={self.threshold}"
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""

@@ -53,8 +53,9 @@ class Layer:
 
     # Parameters.
 
-    def add_parameter(self, name: str, values: npt.ArrayLike, *, trainable: bool = True,
-                      transposed: bool = False) -> None:
+    def add_parameter(
+        self, name: str, values: npt.ArrayLike, *, trainable: bool = True, transposed: bool = False
+    ) -> None:
         """Make a parameter; not trainable ones are saved, but no gradient is asked for."""
         array = np.array(values, self.dtype)
         self._parameters[name] = Parameter(array, trainable=trainable, transposed=transposed)

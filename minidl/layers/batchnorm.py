@@ -53,8 +53,14 @@ class BatchNorm1d(Layer):
     [[-1.0, 0.0], [1.0, 0.0]]
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1, *,
-                 dtype: npt.DTypeLike = "float32") -> None:
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        *,
+        dtype: npt.DTypeLike = "float32",
+    ) -> None:
         super().__init__(dtype)
         self.num_features = checks.positive_int(num_features, "num_features")
         self.eps = checks.number(eps, "eps", 0, open_low=True)
@@ -85,8 +91,10 @@ class BatchNorm1d(Layer):
 
     def extra_repr(self) -> str:
         """As PyTorch prints it."""
-        return (f"{self.num_features}, eps={self.eps:g}, momentum={self.momentum:g}, affine=True, "
-                "track_running_stats=True")
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine=True, "
+            "track_running_stats=True"
+        )
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""

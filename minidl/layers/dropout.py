@@ -42,7 +42,7 @@ class Dropout(Layer):
 
     def extra_repr(self) -> str:
         """As PyTorch prints it."""
-        return f"p={self.p:g}"
+        return f"p={self.p}"
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""

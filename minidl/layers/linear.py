@@ -89,10 +89,15 @@ class Linear(Layer):
 
     def extra_repr(self) -> str:
         """As PyTorch prints it."""
-        return (f"in_features={self.in_features}, out_features={self.out_features}, "
-                f"bias={self.has_bias}")
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.has_bias}"
+        )
 
     def config(self) -> dict[str, Any]:
         """Constructor arguments."""
-        return {"in_features": self.in_features, "out_features": self.out_features,
-                "bias": self.has_bias}
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.has_bias,
+        }

@@ -41,12 +41,14 @@ class Sequential(Layer):
     )
     """
 
-    def __init__(self, *layers: Layer, dtype: npt.DTypeLike | None = None,
-                 seed: int | None = None) -> None:
+    def __init__(
+        self, *layers: Layer, dtype: npt.DTypeLike | None = None, seed: int | None = None
+    ) -> None:
         for i, layer in enumerate(layers):
             if not isinstance(layer, Layer):
-                raise TypeError(f"layers: expected Layer objects, got {type(layer).__name__} at "
-                                f"{i}")
+                raise TypeError(
+                    f"layers: expected Layer objects, got {type(layer).__name__} at {i}"
+                )
         dtypes = {p.store.dtype for layer in layers for _, p in layer.named_parameters()}
         if dtype is None and len(dtypes) > 1:
             raise ValueError("layers: expected one dtype, got float32 and float64; pass dtype=")
@@ -55,8 +57,10 @@ class Sequential(Layer):
         seen: set[int] = set()
         for name, layer in self.layers():
             if layer._parameters and id(layer) in seen:
-                raise ValueError(f"layers: layer {name} ({type(layer).__name__}) is there twice; "
-                                 "sharing parameters is not supported")
+                raise ValueError(
+                    f"layers: layer {name} ({type(layer).__name__}) is there twice; "
+                    "sharing parameters is not supported"
+                )
             seen.add(id(layer))
         self._check_features()
         for layer in layers:
@@ -70,8 +74,10 @@ class Sequential(Layer):
         for name, layer in self.layers():
             wanted = layer.in_features_or_none()
             if columns is not None and wanted is not None and wanted != columns:
-                raise ValueError(f"layers: layer {name} ({type(layer).__name__}) expects {wanted} "
-                                 f"features, the one before it gives {columns}")
+                raise ValueError(
+                    f"layers: layer {name} ({type(layer).__name__}) expects {wanted} "
+                    f"features, the one before it gives {columns}"
+                )
             columns = wanted if columns is None else columns
             columns = None if columns is None else layer.output_features(columns)
 
@@ -149,8 +155,9 @@ class Sequential(Layer):
 
     def config(self) -> dict[str, Any]:
         """The layers, each by its type and arguments."""
-        return {"layers": [{"type": type(layer).__name__, **layer.config()}
-                           for layer in self._layers]}
+        return {
+            "layers": [{"type": type(layer).__name__, **layer.config()} for layer in self._layers]
+        }
 
     def __repr__(self) -> str:
         """As PyTorch prints it."""
