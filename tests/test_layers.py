@@ -370,9 +370,7 @@ def points(dtype):
 
 @activations
 @dtypes
-def test_activation(activation, dtype, request):
-    if (str(activation), dtype) == ("GELU()", "float64"):
-        request.applymarker(pytest.mark.xfail(reason="vmath.pxd: a wrong digit in vnormal_cdf"))
+def test_activation(activation, dtype):
     layer = in_dtype(activation.make(), dtype)
     x = points(dtype)
     dy = np.random.default_rng(1).normal(size=x.shape).astype(dtype)
@@ -399,7 +397,6 @@ def test_activation_as_torch(activation, dtype):
     assert_close(layer.backward(dy), x_torch.grad, RTOL_TORCH[dtype], np.maximum(np.abs(dy), 1))
 
 
-@pytest.mark.xfail(reason="activation.pxd: beta y > threshold is not beta x > threshold")
 @dtypes
 def test_softplus_gradient_just_below_the_threshold(dtype):
     layer = in_dtype(minidl.Softplus(beta=2.0, threshold=3.0), dtype)

@@ -428,7 +428,7 @@ def test_nothing_grows_over_many_fits(threads):
     trainer = minidl.Trainer(sequential("all", "float32"))
 
     def use():
-        for _ in range(50):
+        for _ in range(20):
             trainer.fit(X, y, epochs=2, batch_size=BATCH, seed=0, verbose=0)
             trainer.evaluate(X, y)
             trainer.train_step(X, y)
