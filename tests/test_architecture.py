@@ -145,7 +145,7 @@ LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pa
 def test_import_brings_in_little():
     code = f"import sys, minidl; print([n for n in {LAZY} if n in sys.modules])"
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
@@ -159,7 +159,7 @@ def test_training_without_a_bar_brings_in_no_tqdm():
         f"print([n for n in {LAZY} if n in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
 

@@ -17,7 +17,7 @@ SHOW = "import minidl.kernels as k, minidl.kernels.matmul as m; print(k.LEVEL, m
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],  # -P: not the source tree of the current folder
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

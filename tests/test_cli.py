@@ -23,7 +23,7 @@ from minidl.cli.app import app
 from minidl.cli.data import Task
 from minidl.cli.errors import CliError
 
-MAIN = [sys.executable, "-c", "from minidl.cli import main; main()"]
+MAIN = [sys.executable, "-P", "-c", "from minidl.cli import main; main()"]
 
 
 @pytest.fixture(autouse=True)
@@ -435,7 +435,10 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch):
 def test_missing_extra(package, folder):
     code = f"import sys; sys.modules[{package!r}] = None; from minidl.cli import main; main()"
     done = subprocess.run(
-        [sys.executable, "-c", code, "train", "digits"], cwd=folder, capture_output=True, text=True
+        [sys.executable, "-P", "-c", code, "train", "digits"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
     name = {"sklearn": "scikit-learn"}.get(package, package)
@@ -455,7 +458,7 @@ main()
 """
     args = ["train", str(flowers), "--target", "kind", "--epochs", "100000000", "--quiet"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, *args],
+        [sys.executable, "-P", "-c", code, *args],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -21,7 +21,7 @@ def run(code, **environment):
     """A new process's standard output; it must not hang."""
     names = {n: v for n, v in os.environ.items() if n not in ("OMP_NUM_THREADS",)}
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-P", "-c", code],
         env={**names, **environment},
         text=True,
         capture_output=True,

@@ -241,7 +241,7 @@ minidl.Trainer(model).fit(np.zeros((8, 2)), np.zeros(8, int), epochs=3, verbose=
 @pytest.mark.parametrize(("verbose", "shown"), [("auto", False), (0, False), (1, True)])
 def test_the_progress_bar_shows_on_a_terminal_or_if_asked_for(verbose, shown):
     done = subprocess.run(
-        [sys.executable, "-c", PIPED.format(verbose)],
+        [sys.executable, "-P", "-c", PIPED.format(verbose)],
         capture_output=True,
         text=True,
         timeout=60,
@@ -254,7 +254,9 @@ def test_the_progress_bar_shows_on_a_terminal_or_if_asked_for(verbose, shown):
 def test_the_progress_bar_shows_on_a_terminal():
     parent, child = os.openpty()
     termios.tcsetwinsize(child, (24, 100))
-    done = subprocess.run([sys.executable, "-c", PIPED.format("auto")], stderr=child, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", PIPED.format("auto")], stderr=child, timeout=60
+    )
     os.close(child)
     written = os.read(parent, 65536).decode()
     os.close(parent)
