@@ -1,8 +1,16 @@
 """What all tests share."""
 
+import signal
+
 import pytest
 
 from minidl import lowering
+
+
+def pytest_configure():
+    """Take SIGINT again where the tests were started with it ignored, as a shell's `&` does."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -464,9 +464,12 @@ main()
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout.readline() == "started\n"
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=10)
+        try:
+            assert process.stdout.readline() == "started\n"
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=10)
+        finally:
+            process.kill()
     assert (process.returncode, output, errors) == (130, "", "interrupted\n")
     assert not (folder / "flowers.safetensors").exists()
