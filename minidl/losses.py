@@ -27,7 +27,7 @@ class Loss:
     metric: str | None = None  # name of the share of right rows that comes with the loss
 
     def __init__(self) -> None:
-        self._last: tuple[Array, Any] | None = None
+        self._gradient: Array | None = None
 
     def columns(self, outputs: int) -> int:
         """Columns of the targets for a model with `outputs` outputs."""
@@ -77,14 +77,14 @@ class Loss:
         program = plan.build()
         feed(program, form, array, target, len(array))
         program.execute(0, len(plan.operations), len(array))
-        self._last = plan.view(dz, len(array)).copy(), None
+        self._gradient = plan.view(dz, len(array)).copy()
         return float(program.last_loss)
 
     def backward(self) -> Array:
         """The gradient of the last `forward` with respect to its prediction, (N, K)."""
-        if self._last is None:
+        if self._gradient is None:
             raise RuntimeError("backward: call forward first")
-        return self._last[0]
+        return self._gradient
 
     def __call__(self, prediction: npt.ArrayLike, y: npt.ArrayLike) -> float:
         """`forward(prediction, y)`."""

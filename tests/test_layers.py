@@ -514,3 +514,13 @@ def test_dropout_in_evaluation_is_the_identity(p, dtype):
     layer.train()
     assert same_bits(layer(x), x) == (p == 0)
     assert layer(x).any() == (p < 1)
+
+
+def test_dropout_with_new_parameters_draws_other_masks():
+    """A program that was lowered for the old key must not be used again."""
+    model = minidl.Sequential(minidl.Linear(30, 30, seed=0), minidl.Dropout(0.5, seed=1))
+    x = np.ones((20, 30))
+    before = model(x)
+    model[1].reset_parameters(np.random.default_rng(2))
+    model._steps = 0  # the same step: the mask differs by its key alone
+    assert not np.array_equal(model(x), before)

@@ -583,11 +583,6 @@ cdef class Program:
         """(epoch, batch, step) of the next batch."""
         return self.state.epoch, self.state.batch, self.state.step
 
-    def totals(self):
-        """(mean loss, share of right rows) of the epoch so far."""
-        cdef double n = max(self.state.seen, 1.0)
-        return self.state.loss_sum / n, self.state.correct_sum / n
-
     def run(self, Py_ssize_t epochs, double seconds):
         """Run whole steps for up to `epochs` more epochs or about `seconds`.
 

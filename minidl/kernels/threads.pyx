@@ -116,11 +116,6 @@ def get_requested():
     return requested
 
 
-def omp_limit():
-    """OpenMP's limit for the calling thread."""
-    return omp_get_max_threads()
-
-
 def limit():
     """Threads that a program started now may use."""
     return thread_limit()
