@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minidl.memory import Array
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def dtype(which: npt.DTypeLike) -> np.dtype[np.floating]:

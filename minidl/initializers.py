@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
 from minidl.memory import Array
 
-Initializer = Callable[[tuple[int, ...], np.random.Generator], Array]
+Initializer: TypeAlias = "Callable[[tuple[int, ...], np.random.Generator], Array]"
 
 
 def _fans(shape: tuple[int, ...]) -> tuple[int, int]:

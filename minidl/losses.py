@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from minidl import checks
 from minidl.kernels.loss import KINDS
 from minidl.memory import Array
 
-LossFunction = Callable[[Array, Array], tuple[float, npt.ArrayLike]]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+LossFunction: TypeAlias = "Callable[[Array, Array], tuple[float, npt.ArrayLike]]"
 
 
 class Loss:

@@ -14,8 +14,7 @@ gradients, which need all rows, stand together at the end, behind one barrier.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -28,7 +27,7 @@ from minidl.layers.base import Layer
 from minidl.layers.batchnorm import BatchNorm1d
 from minidl.layers.dropout import Dropout
 from minidl.layers.linear import Linear
-from minidl.memory import Array, address, allocate, row_bytes
+from minidl.memory import LINE, Array, address, allocate, row_bytes
 from minidl.parameters import Parameter, Store
 
 if TYPE_CHECKING:
@@ -41,14 +40,19 @@ ONE_ROW = (
 )
 
 
-@dataclass(eq=False)
 class Buffer:
-    """Memory of the workspace: rows of a number of columns."""
+    """Memory of the workspace: rows of a number of columns, `pitch` bytes from row to row."""
 
-    rows: int
-    columns: int
-    pitch: int  # bytes from row to row
-    offset: int = 0
+    __slots__ = ("columns", "offset", "pitch", "rows")
+
+    def __init__(self, rows: int, columns: int, pitch: int) -> None:
+        self.rows, self.columns, self.pitch = rows, columns, pitch
+        self.offset = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, up to the next cache line."""
+        return -(-self.rows * self.pitch // LINE) * LINE
 
     def view(self, workspace: Array, dtype: np.dtype[Any]) -> Array:
         """The columns, without padding."""
@@ -56,29 +60,34 @@ class Buffer:
         return part.reshape(self.rows, self.pitch // dtype.itemsize)[:, : self.columns]
 
 
-@dataclass(eq=False)
 class Value:
     """What a node gives and other nodes read."""
 
-    columns: int
-    producer: Node | None = None
-    readers: list[Node] = field(default_factory=list)
+    __slots__ = ("columns", "producer", "readers")
+
+    def __init__(self, columns: int) -> None:
+        self.columns = columns
+        self.producer: Node | None = None
+        self.readers: list[Node] = []
 
 
-@dataclass(eq=False)
 class Node:
-    """A layer in the order of execution."""
+    """A layer in the order of execution: what it reads and what it gives."""
 
-    kind: str
-    layer: Layer
-    x: Value
-    y: Value
+    __slots__ = ("kind", "layer", "x", "y")
+
+    def __init__(self, kind: str, layer: Layer, x: Value, y: Value) -> None:
+        self.kind, self.layer, self.x, self.y = kind, layer, x, y
 
 
 class Graph:
-    """Nodes in order of execution; layers add theirs in `Layer.lower`."""
+    """Nodes in order of execution; layers add theirs in `Layer.lower`.
 
-    def __init__(self, model: Layer, in_features: int) -> None:
+    `training` is the mode that the layers are lowered for; None: each in its own.
+    """
+
+    def __init__(self, model: Layer, in_features: int, training: bool | None = None) -> None:
+        self.training = training
         self.nodes: list[Node] = []
         self.input = Value(in_features)
         self.output = model.lower(self, self.input)
@@ -94,6 +103,10 @@ class Graph:
         self.nodes.append(node)
         return node.y
 
+    def trains(self, layer: Layer) -> bool:
+        """True if a layer is lowered for training."""
+        return layer.training if self.training is None else self.training
+
     def python(self, layer: Layer, x: Value, columns: int) -> Value:
         """Add a layer whose forward and backward are Python code."""
         return self.add("python", layer, x, columns)
@@ -108,8 +121,15 @@ Operation = tuple[str, int, float, float, list[Any], list[int]]
 class Plan:
     """Operations and buffers for one use of a model."""
 
-    def __init__(self, model: Layer, in_features: int, rows: int, dtype: np.dtype[Any]) -> None:
-        self.graph = Graph(model, in_features)
+    def __init__(
+        self,
+        model: Layer,
+        in_features: int,
+        rows: int,
+        dtype: np.dtype[Any],
+        training: bool | None = None,
+    ) -> None:
+        self.graph = Graph(model, in_features, training)
         self.store: Store = model.store()
         self.names = {id(layer): name for name, layer in model.layers()}
         self.rows, self.dtype = rows, dtype
@@ -223,9 +243,13 @@ class Plan:
         self.emit(
             "LINEAR",
             [y, kept, self.data[node.x], self.values(weight), self.values(bias)],
-            [layer.in_features, self.ld(layer.in_features), self.ld(layer.out_features)],
+            self._linear_sizes(layer),
             activation=activation,
         )
+
+    def _linear_sizes(self, layer: Linear) -> list[int]:
+        features, outputs = layer.in_features, layer.out_features
+        return [features, outputs, self.ld(features), self.ld(outputs)]
 
     def _batchnorm_forward(self, node: Node) -> None:
         layer = cast(BatchNorm1d, node.layer)
@@ -238,7 +262,7 @@ class Plan:
             self.values(self.parameter(layer, name))
             for name in ("weight", "bias", "running_mean", "running_var")
         )
-        if layer.training:
+        if self.graph.trains(layer):
             partial = self.matrix(out.columns, BLOCK_ROWS * BLOCKS)
             self.emit("BN_BLOCKS", [partial, x], [ld])
             self.barrier()
@@ -302,14 +326,14 @@ class Plan:
 
     # The program.
 
-    def build(self, prologue: int = 0, segments: list[tuple[Array, bool]] | None = None) -> Program:
+    def build(self, segments: list[tuple[Array, bool]] | None = None) -> Program:
         """Place the buffers and make the program; `segments` are saved each epoch."""
         pack_size = 2 * self.pack_depth * VECTOR
         pack = self.buffer(self.threads, 1, -(-pack_size // 64) * 64)
         end = 0
         for buffer in self.buffers:
             buffer.offset = end
-            end += -(-buffer.rows * buffer.pitch // 64) * 64
+            end += buffer.nbytes
         self.workspace = allocate(end)
         base = address(self.workspace)
 
@@ -335,7 +359,6 @@ class Plan:
             self.threads,
             base + pack.offset,
             pack.pitch,
-            prologue,
             saved,
             keep,
         )
@@ -351,25 +374,12 @@ class BackwardPlan(Plan):
         rows: int,
         dtype: np.dtype[Any],
         state: OptimizerState | None = None,
+        training: bool | None = None,
     ) -> None:
-        super().__init__(model, in_features, rows, dtype)
+        super().__init__(model, in_features, rows, dtype, training)
         self.state = state
         self.applied: set[Value] = set()  # activations whose derivative is in the gradient already
-        self.transposed: dict[Node, Buffer] = {}
         self.weight_operations: list[Callable[[], None]] = []
-
-    def transposes(self, input_gradient: bool) -> None:
-        """The transposed copies of the weights that backward reads."""
-        for node in self.graph.nodes:
-            if node.kind == "linear" and (input_gradient or node.x is not self.graph.input):
-                layer = cast(Linear, node.layer)
-                columns = row_bytes(layer.out_features, self.dtype.itemsize) // self.dtype.itemsize
-                copy = self.transposed[node] = self.matrix(layer.in_features, columns)
-                self.emit(
-                    "TRANSPOSE",
-                    [copy, self.values(self.parameter(layer, "weight"))],
-                    [layer.in_features, self.ld(layer.in_features), self.ld(layer.out_features)],
-                )
 
     def backward(self, dy: Buffer, input_gradient: bool) -> None:
         """Operations from the gradient of the output to those of all parameters."""
@@ -423,7 +433,7 @@ class BackwardPlan(Plan):
         out, activation = self._out(node)
         dy, x = self.gradients[out], self.data[node.x]
         self._activation_gradient(out, activation, dy)
-        ldx, ldy = self.ld(layer.in_features), self.ld(layer.out_features)
+        weight, bias = self.parameter(layer, "weight"), self.parameter(layer, "bias")
         if wanted:
             dx = self.gradients[node.x] = self.matrix(layer.in_features)
             producer = node.x.producer
@@ -436,26 +446,18 @@ class BackwardPlan(Plan):
             kept = None if before is None else self.kept[node.x]
             self.emit(
                 "LINEAR_DX",
-                [dx, dy, self.transposed[node], kept],
-                [layer.out_features, ldx, ldy],
+                [dx, dy, self.values(weight), kept],
+                self._linear_sizes(layer),
                 activation=before,
             )
-        weight, bias = self.parameter(layer, "weight"), self.parameter(layer, "bias")
         fused = self.state is not None
-        dweight = None if fused else cast(Parameter, weight).at(self.store.gradients)
-        dbias = self._gradient(bias)
-        pointers = [
-            dweight,
-            self.values(weight),
-            *self._states(weight),
-            x,
-            dy,
-            self.transposed.get(node) if fused else None,
-            dbias,
-            self.values(bias),
-            *self._states(bias),
-        ]
-        sizes = [layer.in_features, ldx, ldy, int(fused), ldx, 0]
+        dweight, dbias = (
+            None if fused or p is None else p.at(self.store.gradients) for p in (weight, bias)
+        )
+        pointers = [dweight, self.values(weight), *self._states(weight), x, dy]
+        pointers += [dbias, self.values(bias), *self._states(bias)]
+        sizes = [*self._linear_sizes(layer), int(fused), 0]
+        self.pack_depth = max(self.pack_depth, self.rows)
         self.weight_operations.append(lambda: self.emit("LINEAR_DW", pointers, sizes))
 
     def _batchnorm_backward(self, node: Node, wanted: bool) -> None:
@@ -470,7 +472,8 @@ class BackwardPlan(Plan):
             "BN_GRADIENTS", [partial, dy, self.data[out], x, replica], [ld], activation=activation
         )
         self.barrier()
-        self.emit("BN_MERGE_GRAD", [replica, dgamma, dbeta, partial], [ld, int(layer.training), 0])
+        trains = int(self.graph.trains(layer))
+        self.emit("BN_MERGE_GRAD", [replica, dgamma, dbeta, partial], [ld, trains, 0])
         if wanted:
             self.emit("BN_BACKWARD", [dy, dy, x, replica], [ld])
             self.gradients[node.x] = dy
@@ -508,6 +511,7 @@ class BackwardPlan(Plan):
         dz = self.matrix(output.columns)
         self.partial = self.buffer(BLOCKS, 2, 16)
         sizes = [output.columns, self.ld(output.columns), loss.kind]
+        self.pack_depth = max(self.pack_depth, dz.pitch // self.dtype.itemsize)
         label, target = self.label, self.target
         if loss.kind >= 0:
             self.emit(
@@ -575,17 +579,20 @@ def mode(model: Layer, training: bool) -> Iterator[None]:
             layer.training = was
 
 
-def signature(model: Layer, in_features: int) -> tuple[Any, ...]:
-    """What a program depends on besides the values of the parameters."""
+def signature(model: Layer, in_features: int, training: bool | None = None) -> tuple[Any, ...]:
+    """What a program depends on besides the values of the parameters; `training` as in `Graph`."""
     return (
         model.store(), in_features, parallel.get_num_threads(), repr(model),
-        tuple((layer.training, getattr(layer, "key", 0)) for _, layer in model.layers()),
+        tuple(
+            (layer.training if training is None else training, getattr(layer, "key", 0))
+            for _, layer in model.layers()
+        ),
     )  # fmt: skip
 
 
 def check_rows(graph: Graph, rows: int) -> None:
     """BatchNorm cannot train on one row."""
-    if rows == 1 and any(n.kind == "batchnorm" and n.layer.training for n in graph.nodes):
+    if rows == 1 and any(n.kind == "batchnorm" and graph.trains(n.layer) for n in graph.nodes):
         raise ValueError(ONE_ROW)
 
 
@@ -599,7 +606,6 @@ class LayerProgram:
         self.output = plan.forward()
         self.forward_end = len(plan.operations)
         self.dy = plan.matrix(self.output.columns)
-        plan.transposes(input_gradient=True)
         plan.barrier()
         plan.backward(self.dy, input_gradient=True)
         plan.update()
@@ -647,13 +653,12 @@ class BatchProgram:
         *,
         loss: Loss | None = None,
         state: OptimizerState | None = None,
+        training: bool | None = None,
     ) -> None:
-        self.plan = plan = BackwardPlan(model, in_features, rows, model.dtype, state)
+        self.plan = plan = BackwardPlan(model, in_features, rows, model.dtype, state, training)
         self.rows = rows
-        prologue, segments = 0, []
+        segments = []
         if state is not None:
-            plan.transposes(input_gradient=False)
-            prologue = len(plan.operations)
             segments = [(plan.store.values, True), (state.m, False), (state.v, False)]
             segments += [
                 (n.layer.num_batches_tracked.reshape(1), False)
@@ -673,8 +678,28 @@ class BatchProgram:
             plan.emit("LOSS_TOTAL", [plan.partial], [])
             if state is not None:
                 plan.update()
-        self.program = plan.build(prologue, segments)
+        self.program = plan.build(segments)
         self.note(0, 1, False)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes of all that the program works on, by kind, the data left out.
+
+        ``"gradients"`` are those of activations and, if anything asks for them, of parameters;
+        ``"saved"`` is what a non-finite loss brings back; ``"scratch"`` the rest of the workspace.
+        """
+        plan = self.plan
+        activations = {*plan.data.values(), *plan.kept.values()}
+        gradients = set(plan.gradients.values()) - activations
+        state = plan.state
+        used = {
+            "parameters": plan.store.values.nbytes,
+            "optimizer": 0 if state is None else state.m.nbytes + state.v.nbytes,
+            "gradients": sum(b.nbytes for b in gradients) + plan.store.gradient_bytes,
+            "activations": sum(b.nbytes for b in activations),
+            "saved": sum(copy.nbytes for _, copy in plan.saved),
+        }
+        ours = sum(b.nbytes for b in activations | gradients)
+        return used | {"scratch": plan.workspace.nbytes - ours}
 
     def note(self, rows: int, batch_size: int, merge_last: bool) -> None:
         """How the data that the program was fed last fall into batches."""
@@ -702,20 +727,19 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
     if batch_size is not None:
         batch_size = checks.positive_int(batch_size, "batch_size")
     rows = min(batch_size or CACHED_ROWS, max(len(array), 1))
-    with mode(model, False):
-        # Taken out while it runs: another thread that predicts at the same time makes its own.
-        cached = model.__dict__.pop("_predictor", None)
-        key = signature(model, array.shape[1])
-        if cached is None or cached[0] != key or cached[1].rows < rows:
-            cached = key, BatchProgram(model, array.shape[1], rows)
-        batch: BatchProgram = cached[1]
-        out = np.empty((len(array), batch.columns), model.dtype)
-        if len(array):
-            batch.program.set_data(
-                source(array), None, 0, source(out), 0, len(array), rows, False, 0
-            )
-            batch.program.seek(0, 0, 0)
+    # Taken out while it runs: another thread that predicts at the same time makes its own.
+    cached = model.__dict__.pop("_predictor", None)
+    key = signature(model, array.shape[1], training=False)
+    if cached is None or cached[0] != key or cached[1].rows < rows:
+        cached = key, BatchProgram(model, array.shape[1], rows, training=False)
+    batch: BatchProgram = cached[1]
+    out = np.empty((len(array), batch.columns), model.dtype)
+    if len(array):
+        batch.program.set_data(source(array), None, 0, source(out), 0, len(array), rows, False, 0)
+        batch.program.seek(0, 0, 0)
+        # Layers in Python read their flags as they run; no other flag is touched.
+        with mode(model, False) if batch.plan.calls else nullcontext():
             while batch.program.run(1, 0.1)[0] == "time":
                 pass
-        model.__dict__["_predictor"] = cached
+    model.__dict__["_predictor"] = cached
     return out

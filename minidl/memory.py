@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+# What numpy.typing.NDArray[Any] is; that module takes longer to import than all of minidl.
+Array = np.ndarray[Any, np.dtype[Any]]
 
 LINE = 64  # bytes in a cache line
 
@@ -28,7 +28,7 @@ def row_bytes(columns: int, itemsize: int) -> int:
     return lines * LINE
 
 
-def allocate(size: int) -> npt.NDArray[np.uint8]:
+def allocate(size: int) -> Array:
     """`size` bytes of zeros that begin at a cache line."""
     block = np.zeros(size + LINE, np.uint8)
     start = -block.ctypes.data % LINE

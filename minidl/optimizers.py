@@ -17,17 +17,22 @@ from minidl.parameters import Store
 
 
 class OptimizerState:
-    """Moments parallel to the flat parameter vector, and the number of steps made."""
+    """Moments parallel to the flat parameter vector, and the number of steps made.
 
-    def __init__(self, store: Store) -> None:
+    `v` is empty for an optimizer that has one moment; the kernels then do not read it.
+    """
+
+    def __init__(self, store: Store, moments: int) -> None:
         self.store = store
         self.m: Array = store.zeros()
-        self.v: Array = store.zeros()
+        self.v: Array = store.zeros() if moments == 2 else self.m[:0]
         self.step = 0
 
 
 class Optimizer:
     """Base of the optimizers."""
+
+    moments = 2  # vectors of state: m, or m and v
 
     def __init__(self, lr: float, weight_decay: float) -> None:
         self.lr = checks.number(lr, "lr", 0)
@@ -37,7 +42,7 @@ class Optimizer:
     def state_for(self, store: Store) -> OptimizerState:
         """The state for a model; a new one if it was for another model."""
         if self._state is None or self._state.store is not store:
-            self._state = OptimizerState(store)
+            self._state = OptimizerState(store, self.moments)
         return self._state
 
     def numbers(self) -> tuple[int, bool, float, float, float, float, float]:
@@ -107,6 +112,8 @@ class SGD(Optimizer):
     >>> minidl.SGD(lr=0.1, momentum=0.9)
     SGD(lr=0.1, weight_decay=0.0, momentum=0.9, nesterov=False)
     """
+
+    moments = 1
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ def affinity_count() -> int:
 
 def _read(path: str) -> str | None:
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read()
     except (OSError, UnicodeDecodeError):
         return None

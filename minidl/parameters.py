@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -82,9 +83,20 @@ class Store:
             self._gradients = self.zeros()
         return self._gradients
 
+    @property
+    def gradient_bytes(self) -> int:
+        """Bytes of the gradients; 0 before they are first asked for."""
+        return 0 if self._gradients is None else self._gradients.nbytes
+
     def zeros(self) -> Array:
         """A vector parallel to the trainable part."""
         return allocate(max(self.trainable * self.dtype.itemsize, LINE)).view(self.dtype)
+
+
+@cache
+def empty_store(dtype: np.dtype[np.floating]) -> Store:
+    """The store of all layers without parameters."""
+    return Store([], dtype)
 
 
 def common_store(parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) -> Store:
@@ -92,10 +104,11 @@ def common_store(parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) 
 
     The store of a larger model serves its parts too: using a layer by itself moves nothing.
     """
-    if parameters:
-        store = parameters[0].store
-        if store.dtype == dtype and all(p.store is store for p in parameters):
-            return store
+    if not parameters:
+        return empty_store(np.dtype(dtype))
+    store = parameters[0].store
+    if store.dtype == dtype and all(p.store is store for p in parameters):
+        return store
     store = Store(parameters, dtype)
     for parameter in parameters:
         values = parameter.array

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import tempfile
 from typing import Any
 
 import numpy as np
 
 from minidl import layers
 from minidl.layers import Layer, Sequential
+
+# json, tempfile and safetensors are imported where they are used: `import minidl` stays cheap.
 
 FORMAT = "minidl-1"
 
@@ -36,6 +36,9 @@ def save(
     metadata : dict, optional
         Anything JSON can hold; `load` gives it back as ``model.metadata``.
     """
+    import json
+    import tempfile
+
     from safetensors.numpy import save as to_bytes
 
     if not isinstance(model, Sequential):
@@ -86,6 +89,8 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     OSError
         It cannot be read.
     """
+    import json
+
     from safetensors import SafetensorError, safe_open
 
     path = os.fspath(path)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minidl import checks
 from minidl.callbacks import Callback, ProgressBar
@@ -19,6 +18,9 @@ from minidl.losses import CrossEntropyLoss, Loss, LossFunction, as_loss, feed
 from minidl.lowering import BatchProgram, check_rows, mode, signature
 from minidl.memory import Array, address
 from minidl.optimizers import Adam, Optimizer, OptimizerState
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 SLICE = 0.1  # seconds of compiled code before Python looks after Ctrl-C and progress
 

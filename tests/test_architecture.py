@@ -151,6 +151,19 @@ def test_import_brings_in_little():
     assert done.stderr == ""
 
 
+def test_import_brings_in_nothing_but_numpy_and_itself():
+    code = (
+        "import sys, numpy; before = set(sys.modules)\n"
+        "import minidl; print(*set(sys.modules) - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    gained = {name.partition(".")[0] for name in done.stdout.split()}
+    cython = {name for name in gained if name.startswith(("cython_runtime", "_cython_"))}
+    assert gained - cython == {"minidl", "__future__"}
+
+
 def test_training_without_a_bar_brings_in_no_tqdm():
     code = (
         "import sys, numpy as np, minidl\n"

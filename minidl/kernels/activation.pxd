@@ -16,7 +16,7 @@ group, the input x for the second.
                 u = sqrt(2/pi) (x + 0.044715 x^3)
 """
 
-from minidl.kernels.simd cimport fma, if_gt, splat, vec
+from minidl.kernels.simd cimport fma, if_gt, splat, vec, vmax
 from minidl.kernels.vmath cimport clamp, vexpm1, vnormal_cdf, vsigmoid, vsoftplus, vtanh
 
 cdef enum Activation:
@@ -43,7 +43,7 @@ cdef inline vec activate(int kind, vec x, double a, double b) noexcept nogil:
     """y = activation(x); a and b are its parameters."""
     cdef vec zero = splat(x, 0.0), t
     if kind == RELU:
-        return if_gt(zero, x, zero, x)
+        return vmax(zero, x)
     if kind == LEAKY_RELU:
         return if_gt(zero, x, splat(x, a) * x, x)
     if kind == ELU:

@@ -10,4 +10,4 @@ cdef enum LossKind:
 
 cdef void loss_block(int kind, double* loss, double* correct, vec* dz, const vec* z,
                      const vec* target, const int64_t* label, Py_ssize_t first, Py_ssize_t last,
-                     Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t ld) noexcept nogil
+                     Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t ld, vec* pack) noexcept nogil

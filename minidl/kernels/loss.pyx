@@ -1,5 +1,5 @@
-"""Losses with their gradients, one row at a time. Mean over the rows of the batch (and, for the
-squared error and the binary cross-entropy, over the columns), as PyTorch has it.
+"""Losses with their gradients. Mean over the rows of the batch (and, for the squared error and the
+binary cross-entropy, over the columns), as PyTorch has it.
 
     cross-entropy     lse(z) - z[label]             softmax(z) - onehot
       probabilities   sum_c t_c (lse(z) - z_c)      softmax(z) sum(t) - t
@@ -7,16 +7,18 @@ squared error and the binary cross-entropy, over the columns), as PyTorch has it
     binary, logits    mean_c softplus(z) - t z      (sigmoid(z) - t) / C
 
 with lse(z) = max z + log sum e^(z - max z): logits of 1e4 neither overflow nor lose the gradient.
-A block's loss is a sum over its rows in double precision; padding columns of dz are 0.
+
+Rows are taken in groups of as many as a vector has lanes. A group is transposed, so that a vector
+holds one column and a lane one row: sums over columns are then sums of vectors, however few columns
+there are. A block's loss is a sum over its rows, in their order, in double precision; padding
+columns of dz are 0.
 """
 
-from libc.math cimport log
 from libc.stdint cimport int64_t
 
-from minidl.kernels.simd cimport (
-    f32v, fma, head, if_gt, lane_max, lane_sum, lanes, require, splat, vec,
-)
-from minidl.kernels.vmath cimport vexp, vsigmoid, vsoftplus
+from minidl.kernels.matmul cimport vectors
+from minidl.kernels.simd cimport f32v, fma, if_gt, lanes, require, splat, transpose, vabs, vec, vmax
+from minidl.kernels.vmath cimport vexp, vlog, vsigmoid, vsoftplus
 
 KINDS = {
     "CrossEntropyLoss": CROSS_ENTROPY, "CrossEntropyLossSoft": CROSS_ENTROPY_SOFT, "MSELoss": MSE,
@@ -32,105 +34,100 @@ cdef inline double at(const vec* row, Py_ssize_t i) noexcept nogil:
         return (<const double*>row)[i]
 
 
-cdef inline void subtract_at(vec* row, Py_ssize_t i, double x) noexcept nogil:
+cdef inline void put(vec* row, Py_ssize_t i, double x) noexcept nogil:
+    """Set element i of a row."""
     if vec is f32v:
-        (<float*>row)[i] = <float>((<float*>row)[i] - <float>x)
+        (<float*>row)[i] = <float>x
     else:
-        (<double*>row)[i] = (<double*>row)[i] - x
+        (<double*>row)[i] = x
 
 
-cdef inline bint first_is_largest(const vec* z, Py_ssize_t label, double largest) noexcept nogil:
-    """True if `label` is the first index at which z is largest."""
-    cdef Py_ssize_t j
-    if at(z, label) != largest:
-        return False
-    for j in range(label):
-        if at(z, j) == largest:
-            return False
-    return True
+# Each of the following takes a group: z and t are (C,) vectors, z becomes the gradient. It returns
+# the loss of each row, and sets `right` to what counts for its accuracy.
+
+cdef inline vec largest_of(const vec* z, Py_ssize_t columns, vec* index) noexcept nogil:
+    """The largest column of each row, and the first index at which it stands."""
+    cdef vec m = z[0]
+    cdef Py_ssize_t c
+    index[0] = splat(m, 0.0)
+    for c in range(1, columns):
+        index[0] = if_gt(z[c], m, splat(m, <double>c), index[0])
+        m = vmax(z[c], m)
+    return m
 
 
-cdef inline double row_maximum(const vec* z, Py_ssize_t columns, Py_ssize_t ld) noexcept nogil:
-    cdef vec low = splat(z[0], -1e308 * 10), m = low, x
-    cdef Py_ssize_t j
-    for j in range(ld):
-        x = head(z[j], columns - j * lanes(z[0]), low)
-        m = if_gt(m, x, m, x)
-    return lane_max(m)
+cdef inline vec same(vec a, vec b, vec x, vec y) noexcept nogil:
+    """x where the whole numbers a and b are equal, else y."""
+    return if_gt(splat(a, 0.5), vabs(a - b), x, y)
 
 
-cdef double cross_entropy_row(
-    double* correct,            # IN, OUT: rows whose largest logit is the label's
-    vec* dz,                    # OUT (ld,), or NULL
-    const vec* z,               # IN (ld,)
-    const vec* target,          # IN (ld,): probabilities, or NULL
-    Py_ssize_t label,
-    double scale,               # 1 / rows
-    Py_ssize_t columns, Py_ssize_t ld,
-) noexcept nogil:
-    cdef vec zero = splat(z[0], 0.0), total = zero, mass = zero, dot = zero, e, t, shift
-    cdef double largest = row_maximum(z, columns, ld), log_sum, sum_t, factor
-    cdef Py_ssize_t j, n = lanes(z[0])
-    shift = splat(z[0], largest)
-    for j in range(ld):
-        e = head(vexp(z[j] - shift), columns - j * n, zero)
-        total = total + e
-        if dz != NULL:
-            dz[j] = e
-        if target != NULL:
-            t = head(target[j], columns - j * n, zero)
-            mass = mass + t
-            dot = fma(t, head(z[j] - shift, columns - j * n, zero), dot)
-    factor = lane_sum(total)
-    log_sum = log(factor)
-    if target == NULL:
-        require(0 <= label and label < columns)
-        if dz != NULL:
-            for j in range(ld):
-                dz[j] = dz[j] * splat(zero, scale / factor)
-            subtract_at(dz, label, scale)
-        correct[0] += first_is_largest(z, label, largest)
-        return log_sum - (at(z, label) - largest)
-    sum_t = lane_sum(mass)
-    if dz != NULL:
-        for j in range(ld):
-            t = head(target[j], columns - j * n, zero)
-            dz[j] = (dz[j] * splat(zero, sum_t / factor) - t) * splat(zero, scale)
-    label = 0
-    for j in range(1, columns):
-        if at(target, j) > at(target, label):
-            label = j
-    correct[0] += first_is_largest(z, label, largest)
-    return log_sum * sum_t - lane_sum(dot)
+cdef inline vec cross_entropy(vec* right, vec* z, vec label, double scale, Py_ssize_t columns
+                              ) noexcept nogil:
+    cdef vec index, zero = splat(z[0], 0.0), one = splat(z[0], 1.0), given = zero, total = zero
+    cdef vec largest = largest_of(z, columns, &index), each = splat(z[0], scale), factor
+    cdef Py_ssize_t c
+    for c in range(columns):
+        z[c] = z[c] - largest
+        given = same(label, splat(label, <double>c), z[c], given)
+        z[c] = vexp(z[c])
+        total = total + z[c]
+    factor = each / total
+    for c in range(columns):
+        z[c] = fma(z[c], factor, zero - same(label, splat(label, <double>c), each, zero))
+    right[0] = same(index, label, one, zero)
+    return vlog(total) - given
 
 
-cdef double squared_error_row(vec* dz, const vec* z, const vec* target, double scale,
-                              Py_ssize_t columns, Py_ssize_t ld) noexcept nogil:
-    cdef vec zero = splat(z[0], 0.0), total = zero, d
-    cdef Py_ssize_t j
-    for j in range(ld):
-        d = head(z[j] - target[j], columns - j * lanes(z[0]), zero)
+cdef inline vec cross_entropy_soft(vec* right, vec* z, const vec* t, double scale,
+                                   Py_ssize_t columns) noexcept nogil:
+    cdef vec index, aim, zero = splat(z[0], 0.0), one = splat(z[0], 1.0), each = splat(one, scale)
+    cdef vec largest = largest_of(z, columns, &index), total = zero, mass = zero, dot = zero, factor
+    cdef Py_ssize_t c
+    for c in range(columns):
+        z[c] = z[c] - largest
+        mass = mass + t[c]
+        dot = fma(t[c], z[c], dot)
+        z[c] = vexp(z[c])
+        total = total + z[c]
+    factor = mass / total
+    for c in range(columns):
+        z[c] = fma(z[c], factor, zero - t[c]) * each
+    largest_of(t, columns, &aim)
+    right[0] = same(index, aim, one, zero)
+    return fma(vlog(total), mass, zero - dot)
+
+
+cdef inline vec squared_error(vec* z, const vec* t, double scale, Py_ssize_t columns
+                              ) noexcept nogil:
+    cdef vec total = splat(z[0], 0.0), d, slope = splat(z[0], 2.0 * scale / <double>columns)
+    cdef Py_ssize_t c
+    for c in range(columns):
+        d = z[c] - t[c]
         total = fma(d, d, total)
-        if dz != NULL:
-            dz[j] = d * splat(zero, 2.0 * scale / <double>columns)
-    return lane_sum(total) / <double>columns
+        z[c] = d * slope
+    return total / splat(total, <double>columns)
 
 
-cdef double binary_row(double* correct, vec* dz, const vec* z, const vec* target, double scale,
-                       Py_ssize_t columns, Py_ssize_t ld) noexcept nogil:
-    cdef vec zero = splat(z[0], 0.0), total = zero, right = zero, d
-    cdef vec half = splat(z[0], 0.5), one = splat(z[0], 1.0)
-    cdef Py_ssize_t j, rest
-    for j in range(ld):
-        rest = columns - j * lanes(z[0])
-        total = total + head(fma(zero - target[j], z[j], vsoftplus(z[j])), rest, zero)
-        d = if_gt(z[j], zero, one, zero) - if_gt(target[j], half, one, zero)
-        right = right + head(fma(zero - d, d, one), rest, zero)
-        if dz != NULL:
-            d = head(vsigmoid(z[j]) - target[j], rest, zero)
-            dz[j] = d * splat(zero, scale / <double>columns)
-    correct[0] += lane_sum(right) / <double>columns
-    return lane_sum(total) / <double>columns
+cdef inline vec binary_cross_entropy(vec* right, vec* z, const vec* t, double scale,
+                                     Py_ssize_t columns) noexcept nogil:
+    cdef vec zero = splat(z[0], 0.0), half = splat(z[0], 0.5), one = splat(z[0], 1.0)
+    cdef vec total = zero, hits = zero, d, slope = splat(z[0], scale / <double>columns)
+    cdef Py_ssize_t c
+    for c in range(columns):
+        total = total + fma(zero - t[c], z[c], vsoftplus(z[c]))
+        d = if_gt(z[c], zero, one, zero) - if_gt(t[c], half, one, zero)
+        hits = hits + fma(zero - d, d, one)
+        z[c] = (vsigmoid(z[c]) - t[c]) * slope
+    right[0] = hits
+    return total / splat(z[0], <double>columns)
+
+
+cdef inline void load(vec* block, const vec* rows, Py_ssize_t count, Py_ssize_t columns,
+                      Py_ssize_t ld) noexcept nogil:
+    """Transpose `count` rows to a group."""
+    cdef Py_ssize_t j, n = lanes(rows[0])
+    for j in range(vectors(rows[0], columns)):
+        transpose(block + j * n, 1, rows + j, ld, count, n)
 
 
 cdef void loss_block(
@@ -144,21 +141,34 @@ cdef void loss_block(
     Py_ssize_t first, Py_ssize_t last,      # rows of the block
     Py_ssize_t rows, Py_ssize_t columns,    # N, C
     Py_ssize_t ld,
+    vec* pack,              # scratch of this thread: C vectors, twice, each rounded up to lanes
 ) noexcept nogil:
     cdef double total = 0.0, right = 0.0, scale = 1.0 / <double>rows
-    cdef Py_ssize_t i
-    cdef vec* d
-    for i in range(first, last):
-        d = dz + i * ld if dz != NULL else dz
+    cdef Py_ssize_t group, i, j, count, n = lanes(z[0])
+    cdef vec* t = pack + n * vectors(z[0], columns)
+    cdef vec value, hits = splat(z[0], 0.0), given = hits
+    for group in range(vectors(z[0], last - first)):
+        i = first + group * n
+        count = min(n, last - i)
+        load(pack, z + i * ld, count, columns, ld)
         if kind == CROSS_ENTROPY:
-            total += cross_entropy_row(&right, d, z + i * ld, <const vec*>NULL, label[i], scale,
-                                       columns, ld)
-        elif kind == CROSS_ENTROPY_SOFT:
-            total += cross_entropy_row(&right, d, z + i * ld, target + i * ld, 0, scale, columns,
-                                       ld)
-        elif kind == MSE:
-            total += squared_error_row(d, z + i * ld, target + i * ld, scale, columns, ld)
+            for j in range(count):
+                require(0 <= label[i + j] and label[i + j] < columns)
+                put(&given, j, <double>label[i + j])
+            value = cross_entropy(&hits, pack, given, scale, columns)
         else:
-            total += binary_row(&right, d, z + i * ld, target + i * ld, scale, columns, ld)
+            load(t, target + i * ld, count, columns, ld)
+            if kind == CROSS_ENTROPY_SOFT:
+                value = cross_entropy_soft(&hits, pack, t, scale, columns)
+            elif kind == MSE:
+                value = squared_error(pack, t, scale, columns)
+            else:
+                value = binary_cross_entropy(&hits, pack, t, scale, columns)
+        for j in range(count):
+            total += at(&value, j)
+            right += at(&hits, j)
+        if dz != NULL:
+            for j in range(vectors(z[0], columns)):
+                transpose(dz + i * ld + j, ld, pack + j * n, 1, min(n, columns - j * n), count)
     loss[0] = total
-    correct[0] = right
+    correct[0] = right / <double>columns if kind == BCE_WITH_LOGITS else right

@@ -11,7 +11,8 @@ PyTorch's formulas (torch.optim.SGD, Adam, AdamW). With g the gradient and lr th
 
 from libc.math cimport pow, sqrt
 
-from minidl.kernels.simd cimport fma, splat, vec, vsqrt
+from minidl.kernels.simd cimport fast_divide, fast_sqrt, fma, splat, vec
+from minidl.kernels.vmath cimport clamp
 
 cdef enum OptimizerKind:
     SGD = 0
@@ -58,23 +59,38 @@ cdef inline Step step_of(const Optimizer* o, Py_ssize_t t) noexcept nogil:
     return s
 
 
-cdef inline vec updated(const Step* s, vec w, vec g, vec* m, vec* v) noexcept nogil:
-    """The new w; m and v (unused ones may be any address) are updated in place."""
+cdef inline void spread(const Step* s, vec* k) noexcept nogil:
+    """The numbers of a step as vectors, in the order in which `updated` reads them."""
+    k[0] = splat(k[0], s.decay)
+    k[1] = splat(k[0], s.beta1 if s.kind == SGD else 1.0 - s.beta1)
+    k[2] = splat(k[0], s.beta2)
+    k[3] = splat(k[0], 1.0 - s.beta2)
+    k[4] = splat(k[0], s.first if s.kind == SGD else s.root)
+    k[5] = splat(k[0], s.eps)
+    k[6] = splat(k[0], -s.rate)
+
+
+cdef inline vec updated(const Step* s, const vec* k, vec w, vec g, vec* m, vec* v) noexcept nogil:
+    """The new w; m and v (unused ones may be any address) are updated in place.
+
+    In float32 root and quotient come from estimates with one Newton step, to about 1 ULP; v is
+    held within the normal numbers for it.
+    """
     cdef vec d
     if s.kind == SGD:
-        g = fma(splat(w, s.decay), w, g)
+        g = fma(k[0], w, g)
         if s.beta1 != 0.0:
-            m[0] = fma(splat(w, s.first), m[0], g)
-            g = fma(splat(w, s.beta1), m[0], g) if s.nesterov else m[0]
-        return fma(splat(w, -s.rate), g, w)
+            m[0] = fma(k[4], m[0], g)
+            g = fma(k[1], m[0], g) if s.nesterov else m[0]
+        return fma(k[6], g, w)
     if s.kind == ADAM:
-        g = fma(splat(w, s.decay), w, g)
+        g = fma(k[0], w, g)
     else:
-        w = splat(w, s.decay) * w
-    m[0] = fma(splat(w, 1.0 - s.beta1), g - m[0], m[0])
-    v[0] = fma(splat(w, 1.0 - s.beta2) * g, g, splat(w, s.beta2) * v[0])
-    d = fma(vsqrt(v[0]), splat(w, s.root), splat(w, s.eps))
-    return fma(splat(w, -s.rate), m[0] / d, w)
+        w = k[0] * w
+    m[0] = fma(k[1], g - m[0], m[0])
+    v[0] = fma(k[3] * g, g, k[2] * v[0])
+    d = fma(fast_sqrt(clamp(v[0], 1.2e-38, 3.4e38)), k[4], k[5])
+    return fma(k[6], fast_divide(m[0], d), w)
 
 
 cdef void update(vec* w, const vec* g, vec* m, vec* v, Py_ssize_t n, const Step* step

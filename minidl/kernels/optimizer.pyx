@@ -4,7 +4,7 @@ Memory traffic a weight: read w, g and the states, write w and the states (Adam:
 Padding is 0 in w, g and the states, and stays 0.
 """
 
-from minidl.kernels.optimizer cimport ADAM, ADAMW, SGD, Step, updated
+from minidl.kernels.optimizer cimport ADAM, ADAMW, SGD, Step, spread, updated
 from minidl.kernels.simd cimport vec
 
 KINDS = {"SGD": SGD, "Adam": ADAM, "AdamW": ADAMW}
@@ -19,5 +19,7 @@ cdef void update(
     const Step* step,
 ) noexcept nogil:
     cdef Py_ssize_t i
+    cdef vec k[7]
+    spread(step, k)
     for i in range(n):
-        w[i] = updated(step, w[i], g[i], m + i, v + i)
+        w[i] = updated(step, k, w[i], g[i], m + i, v + i)

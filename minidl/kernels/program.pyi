@@ -15,7 +15,6 @@ class Program:
         threads: int,
         pack: int,
         pack_size: int,
-        prologue: int = 0,
         segments: Sequence[tuple[int, int, int, bool]] = (),
         keep: object = None,
     ) -> None: ...

@@ -22,12 +22,12 @@ from minidl.kernels.batchnorm cimport (
 )
 from minidl.kernels.loss cimport loss_block
 from minidl.kernels.matmul cimport (
-    column_sums, linear_backward_input, linear_backward_weight, linear_forward, transpose,
+    linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward, vectors,
 )
 from minidl.kernels.optimizer cimport Optimizer, Step, step_of, update
 from minidl.kernels.random cimport dropout, shuffle
 from minidl.kernels.simd cimport (
-    TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat_f32v, splat_f64v, vec,
+    TILE_ROWS, VECTOR_BYTES, f32v, f64v, fma, lanes, require, splat, splat_f32v, splat_f64v, vec,
 )
 from minidl.kernels.threads cimport (
     MAX_BLOCKS, Team, block_count, first_row, run, share, thread_limit, wait,
@@ -42,16 +42,18 @@ cdef extern from * nogil:
     """
     double now "minidl_now"()
 
+cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
+
 cdef enum Kind:
     # name            pointers p                                   sizes n
     GATHER_X = 0    # x                                            features ld
     GATHER_TARGET   # target                                       columns ld
     GATHER_LABEL    # label
     SCATTER         # y                                            columns ld
-    LINEAR          # y kept x wt bias                             D ldx ldy
-    LINEAR_DX       # dx dy w kept                                 K ldx ldy
-    LINEAR_DW       # dwt wt m v x dy w db bias mb vb              D ldx ldy update ldw accumulate
-    TRANSPOSE       # w wt                                         D ldw ldwt
+    LINEAR          # y kept x wt bias                             D K ldx ldy
+    LINEAR_DX       # dx dy wt kept                                D K ldx ldy
+    LINEAR_DW       # dwt wt m v x dy db bias mb vb                D K ldx ldy update accumulate
     BN_BLOCKS       # partial x                                    ld
     BN_MERGE        # replica mean var partial gamma beta count    ld           a eps, b momentum
     BN_RUNNING      # replica mean var gamma beta                  ld           a eps
@@ -72,7 +74,7 @@ cdef enum Kind:
 KINDS = {
     "GATHER_X": GATHER_X, "GATHER_TARGET": GATHER_TARGET, "GATHER_LABEL": GATHER_LABEL,
     "SCATTER": SCATTER, "LINEAR": LINEAR, "LINEAR_DX": LINEAR_DX, "LINEAR_DW": LINEAR_DW,
-    "TRANSPOSE": TRANSPOSE, "BN_BLOCKS": BN_BLOCKS, "BN_MERGE": BN_MERGE, "BN_RUNNING": BN_RUNNING,
+    "BN_BLOCKS": BN_BLOCKS, "BN_MERGE": BN_MERGE, "BN_RUNNING": BN_RUNNING,
     "BN_NORMALIZE": BN_NORMALIZE, "BN_GRADIENTS": BN_GRADIENTS, "BN_MERGE_GRAD": BN_MERGE_GRAD,
     "BN_BACKWARD": BN_BACKWARD, "ACTIVATION": ACTIVATION,
     "ACTIVATION_BACKWARD": ACTIVATION_BACKWARD, "DROPOUT": DROPOUT, "LOSS": LOSS,
@@ -84,7 +86,7 @@ BLOCK_ROWS = STATISTICS
 REPLICA_ROWS = REPLICA
 
 cdef enum:
-    POINTERS = 11
+    POINTERS = 10
     SIZES = 6
 
 cdef enum Status:
@@ -111,7 +113,6 @@ cdef struct State:
     # The program.
     Op* ops
     Py_ssize_t count
-    Py_ssize_t prologue     # operations at the head of the list that run once a run
     bint wide               # float64
     void* pack
     Py_ssize_t pack_size    # bytes a thread
@@ -134,7 +135,9 @@ cdef struct State:
     # Where the run is, and until when it runs.
     Py_ssize_t epoch, batch, step, last_epoch
     double deadline
+    Py_ssize_t last_step    # the run ends when this step is reached
     int status
+    bint finite             # what was checked of the parameters so far
     # Sums over the epoch so far, and the results of finished epochs since the run began.
     double loss_sum, correct_sum, seen
     double* epoch_loss
@@ -233,18 +236,14 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
                    <char*>o.p[0] + b * o.n[1] * sizeof(vec), o.n[0] * item)
     elif o.kind == LINEAR:
         linear_forward(<vec*>o.p[0], <vec*>o.p[1], <const vec*>o.p[2], <const vec*>o.p[3],
-                       <const vec*>o.p[4], first, last, o.n[0], o.n[1], o.n[2], o.activation, o.a,
-                       o.b, pack)
+                       <const vec*>o.p[4], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
+                       o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DX:
         linear_backward_input(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
-                              <const vec*>o.p[3], first, last, o.n[0], o.n[1], o.n[2],
+                              <const vec*>o.p[3], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
                               o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DW:
-        weight_gradient(like, o, f, team)
-    elif o.kind == TRANSPOSE:
-        part_of_weight(o.n[0], o.n[2], team, bound)
-        transpose(<vec*>o.p[0], <const vec*>o.p[1], bound[0], bound[1], bound[2], bound[3],
-                  o.n[1], o.n[2])
+        weight_gradient(like, o, f, team, pack)
     elif o.kind == BN_BLOCKS or o.kind == BN_GRADIENTS or o.kind == LOSS:
         blocks = block_count(f.rows)
         for b in range(share(blocks, team.size, team.rank),
@@ -263,7 +262,7 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
             else:
                 loss_block(<int>o.n[2], <double*>o.p[4] + 2 * b, <double*>o.p[4] + 2 * b + 1,
                            <vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
-                           <const int64_t*>o.p[3], low, high, f.rows, o.n[0], o.n[1])
+                           <const int64_t*>o.p[3], low, high, f.rows, o.n[0], o.n[1], pack)
     elif o.kind == BN_MERGE:
         ld = o.n[0]
         merge_statistics(<vec*>o.p[0] + team.rank * REPLICA * ld,
@@ -315,28 +314,22 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     return 0
 
 
-cdef void weight_gradient(vec like, const Op* o, const Frame* f, Team* team) noexcept nogil:
-    """LINEAR_DW: gradients of weight and bias, the update if it is fused, the transposed copy."""
+cdef void weight_gradient(vec like, const Op* o, const Frame* f, Team* team, vec* pack
+                          ) noexcept nogil:
+    """LINEAR_DW: gradients of weight and bias, or their updates."""
     cdef Py_ssize_t bound[4]
-    cdef Py_ssize_t low, high, columns = o.n[2]
-    cdef bint fused = o.n[3], accumulate = o.n[5]
+    cdef Py_ssize_t columns = vectors(like, o.n[1])
+    cdef const Step* step = &f.update if o.n[4] else NULL
     part_of_weight(o.n[0], columns, team, bound)
     require(0 <= bound[0] and bound[0] <= bound[1] and bound[1] <= o.n[0])
     require(0 <= bound[2] and bound[2] <= bound[3] and bound[3] <= columns)
     linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3],
                            <const vec*>o.p[4], <const vec*>o.p[5], f.rows, bound[0], bound[1],
-                           bound[2], bound[3], o.n[1], columns, &f.update if fused else NULL,
-                           accumulate)
-    if fused and o.p[6] != NULL:
-        transpose(<vec*>o.p[6], <const vec*>o.p[1], bound[0], bound[1], bound[2], bound[3],
-                  o.n[4], columns)
+                           bound[2], bound[3], o.n[2], o.n[3], step, o.n[5], pack)
     if o.p[7] != NULL:
-        low = share(columns, team.size, team.rank)
-        high = share(columns, team.size, team.rank + 1)
-        column_sums(<vec*>o.p[7], <const vec*>o.p[5], f.rows, low, high, columns, accumulate)
-        if fused:
-            update(<vec*>o.p[8] + low, <const vec*>o.p[7] + low, <vec*>o.p[9] + low,
-                   <vec*>o.p[10] + low, high - low, &f.update)
+        linear_backward_bias(<vec*>o.p[6], <vec*>o.p[7], <vec*>o.p[8], <vec*>o.p[9],
+                             <const vec*>o.p[5], f.rows, share(columns, team.size, team.rank),
+                             share(columns, team.size, team.rank + 1), o.n[3], step, o.n[5])
 
 
 cdef int execute_range(State* s, Py_ssize_t low, Py_ssize_t high, const Frame* f, Team* team
@@ -355,29 +348,54 @@ cdef int execute_range(State* s, Py_ssize_t low, Py_ssize_t high, const Frame* f
     return status
 
 
-cdef bint all_finite(const State* s) noexcept nogil:
-    """No NaN and no infinity in the parameters and running averages."""
-    cdef Py_ssize_t i, j
-    cdef double total = 0.0
-    for i in range(s.segment_count):
-        if not s.segments[i].real:
-            continue
-        if s.wide:
-            for j in range(s.segments[i].size // 8):
-                total += 0.0 * (<double*>s.segments[i].live)[j]
-        else:
-            for j in range(s.segments[i].size // 4):
-                total += 0.0 * (<float*>s.segments[i].live)[j]
-    return total == 0.0
-
-
-cdef void begin_epoch(State* s) noexcept nogil:
+cdef inline double finite_sum(vec like, const vec* x, Py_ssize_t n) noexcept nogil:
+    """0 if the n vectors at x are finite, else NaN."""
+    cdef vec zero = splat(like, 0.0), total = zero
     cdef Py_ssize_t i
-    if s.order != NULL:
-        shuffle(s.order, s.rows, s.seed, s.epoch)
+    cdef double result = 0.0
+    for i in range(n):
+        total = fma(zero, x[i], total)
+    for i in range(lanes(like)):
+        if vec is f32v:
+            result += (<float*>&total)[i]
+        else:
+            result += (<double*>&total)[i]
+    return result
+
+
+cdef void check_parameters(State* s, Team* team) noexcept nogil:
+    """This thread's share of the parameters and running averages: note NaN and infinity."""
+    cdef Py_ssize_t i, low, high
+    cdef double total = 0.0
+    cdef f32v narrow = splat_f32v(0.0)
+    cdef f64v wide = splat_f64v(0.0)
     for i in range(s.segment_count):
-        memcpy(s.segments[i].copy, s.segments[i].live, s.segments[i].size)
-    s.loss_sum = s.correct_sum = s.seen = 0.0
+        if s.segments[i].real:
+            low = share(s.segments[i].size // VECTOR_BYTES, team.size, team.rank) * VECTOR_BYTES
+            high = share(s.segments[i].size // VECTOR_BYTES, team.size, team.rank + 1
+                         ) * VECTOR_BYTES
+            if s.wide:
+                total += finite_sum[f64v](wide, <const f64v*>(s.segments[i].live + low),
+                                          (high - low) // VECTOR_BYTES)
+            else:
+                total += finite_sum[f32v](narrow, <const f32v*>(s.segments[i].live + low),
+                                          (high - low) // VECTOR_BYTES)
+    if total != 0.0:
+        s.finite = False  # whichever thread writes it
+
+
+cdef void begin_epoch(State* s, Team* team) noexcept nogil:
+    """This thread's share of what an epoch begins with: saved copies, the order of the rows."""
+    cdef Py_ssize_t i, low, high
+    for i in range(s.segment_count):
+        low = share(s.segments[i].size, team.size, team.rank)
+        high = share(s.segments[i].size, team.size, team.rank + 1)
+        memcpy(s.segments[i].copy + low, s.segments[i].live + low, high - low)
+    if team.rank == 0:
+        if s.order != NULL:
+            shuffle(s.order, s.rows, s.seed, s.epoch)
+        s.loss_sum = s.correct_sum = s.seen = 0.0
+        s.finite = True
 
 
 cdef void end_epoch(State* s, Py_ssize_t begun) noexcept nogil:
@@ -386,8 +404,7 @@ cdef void end_epoch(State* s, Py_ssize_t begun) noexcept nogil:
         s.epoch_loss[s.epoch - begun] = s.loss_sum / s.seen if s.seen > 0 else 0.0
         s.epoch_correct[s.epoch - begun] = s.correct_sum / s.seen if s.seen > 0 else 0.0
     s.epoch += 1
-    s.batch = 0
-    if not all_finite(s):
+    if not s.finite:
         s.status = PARAMETERS_NOT_FINITE
     elif s.epoch >= s.last_epoch:
         s.status = DONE
@@ -405,7 +422,12 @@ cdef void set_frame(const State* s, Frame* f, Py_ssize_t batch, Py_ssize_t step,
 
 
 cdef void train(void* context, Team* team) noexcept nogil:
-    """Steps, until something ends the run. Every thread counts along; thread 0 keeps the books."""
+    """Steps, until something ends the run. Every thread counts along; thread 0 keeps the books.
+
+    The barrier at the end of a step is the only one outside the operations. Thread 0 looks at the
+    clock before it, and names the step after which all stop: a thread that has yet to look at
+    `last_step` may find a later one there, which is as good.
+    """
     cdef State* s = <State*>context
     cdef Frame f
     cdef Py_ssize_t begun = s.epoch, batch = s.batch, step = s.step, start, stop
@@ -414,37 +436,39 @@ cdef void train(void* context, Team* team) noexcept nogil:
     cdef int status
     while True:
         if batch == 0:
-            wait(team)  # thread 0 alone writes the epoch's order, when nobody reads the last one
-            if team.rank == 0:
-                begin_epoch(s)
+            begin_epoch(s, team)
             wait(team)
         set_frame(s, &f, batch, step, team)
-        status = execute_range(s, s.prologue, s.count, &f, team)
+        status = execute_range(s, 0, s.count, &f, team)
         if status:
             if team.rank == 0:
                 s.status = status
             break  # every thread sees the same status
         step += 1
-        batch += 1
-        if batch_bounds(s, batch - 1, &start, &stop):
-            batch = 0
-        wait(team)
+        batch = 0 if batch_bounds(s, batch, &start, &stop) else batch + 1
         if team.rank == 0:
             s.step = step
             s.batch = batch
-            if batch == 0:
-                end_epoch(s, begun)
             until_look -= 1
-            if until_look == 0 and s.status == RUNNING:
+            if until_look == 0:
                 look = now()
                 if look > s.deadline:
                     s.status = TIME_UP
+                    s.last_step = step
                 interval = min(2 * interval, 1024) if look - looked < 1e-3 else max(
                     interval // 2, 1)
                 until_look = interval
                 looked = look
         wait(team)
-        if s.status != RUNNING:
+        if batch == 0:
+            check_parameters(s, team)
+            wait(team)
+            if team.rank == 0:
+                end_epoch(s, begun)
+                if s.status != RUNNING:
+                    s.last_step = step
+            wait(team)
+        if step >= s.last_step:
             break
 
 
@@ -487,8 +511,6 @@ cdef class Program:
         The most threads that the buffers have room for.
     pack : int
         Address of scratch memory, `pack_size` bytes a thread.
-    prologue : int
-        Operations at the head of the list that run once a run, not once a step.
     segments : sequence of (live, copy, size, real)
         Memory that is saved at the start of each epoch.
     keep : object
@@ -502,7 +524,7 @@ cdef class Program:
     cdef bint busy
 
     def __cinit__(self, ops, calls, Py_ssize_t itemsize, Py_ssize_t threads, uintptr_t pack,
-                  Py_ssize_t pack_size, Py_ssize_t prologue=0, segments=(), keep=None):
+                  Py_ssize_t pack_size, segments=(), keep=None):
         cdef Py_ssize_t i, j
         cdef Op* o
         self.state.ops = <Op*>PyMem_Calloc(max(len(ops), 1), sizeof(Op))
@@ -525,7 +547,6 @@ cdef class Program:
             self.state.segments[i].size = size
             self.state.segments[i].real = real
         self.state.count = len(ops)
-        self.state.prologue = prologue
         self.state.segment_count = len(segments)
         self.state.wide = itemsize == 8
         self.state.pack = <void*>pack
@@ -605,9 +626,9 @@ cdef class Program:
         s.last_epoch = s.epoch + epochs
         s.deadline = now() + seconds
         s.status = RUNNING
+        s.last_step = PY_SSIZE_T_MAX
         self.busy = True
         try:
-            self.execute(0, s.prologue, 0)
             if self.calls:
                 self.run_with_python(begun, size)
             else:
@@ -628,17 +649,21 @@ cdef class Program:
         cdef State* s = &self.state
         cdef Py_ssize_t start, stop
         cdef bint last
+        cdef Team alone
+        alone.rank = 0
+        alone.size = 1
         while s.status == RUNNING:
             if s.batch == 0:
-                begin_epoch(s)
+                begin_epoch(s, &alone)
             last = batch_bounds(s, s.batch, &start, &stop)
-            status = self.execute(s.prologue, s.count, stop - start, s.step)
+            status = self.execute(0, s.count, stop - start, s.step)
             if status:
                 s.status = status
                 return
             s.step += 1
             s.batch = 0 if last else s.batch + 1
             if last:
+                check_parameters(s, &alone)
                 end_epoch(s, begun)
             if s.status == RUNNING and now() > s.deadline:
                 s.status = TIME_UP

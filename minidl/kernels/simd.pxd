@@ -44,7 +44,8 @@ cdef extern from * nogil:
     typedef int64_t i64v __attribute__((vector_size(V_BYTES), aligned(8), may_alias));
     #define V_LANES(v) ((int)(sizeof(v) / sizeof((v)[0])))
 
-    /* ---- fma, square root, "a > b ? x : y" (false where a or b is NaN) ---- */
+    /* ---- fma, square root, largest and smallest (b where a or b is NaN), and
+            "a > b ? x : y" (y where a or b is NaN) ---- */
     #if defined(__AVX512F__)
       V_INLINE f32v fma_f32v(f32v a, f32v b, f32v c) {
         return (f32v)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
@@ -52,6 +53,12 @@ cdef extern from * nogil:
         return (f64v)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
       V_INLINE f32v sqrt_f32v(f32v a) { return (f32v)_mm512_sqrt_ps((__m512)a); }
       V_INLINE f64v sqrt_f64v(f64v a) { return (f64v)_mm512_sqrt_pd((__m512d)a); }
+      V_INLINE f32v max_f32v(f32v a, f32v b) { return (f32v)_mm512_max_ps((__m512)a, (__m512)b); }
+      V_INLINE f64v max_f64v(f64v a, f64v b) {
+        return (f64v)_mm512_max_pd((__m512d)a, (__m512d)b); }
+      V_INLINE f32v min_f32v(f32v a, f32v b) { return (f32v)_mm512_min_ps((__m512)a, (__m512)b); }
+      V_INLINE f64v min_f64v(f64v a, f64v b) {
+        return (f64v)_mm512_min_pd((__m512d)a, (__m512d)b); }
       V_INLINE f32v if_gt_f32v(f32v a, f32v b, f32v x, f32v y) {
         return (f32v)_mm512_mask_blend_ps(
           _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GT_OQ), (__m512)y, (__m512)x); }
@@ -65,6 +72,12 @@ cdef extern from * nogil:
         return (f64v)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
       V_INLINE f32v sqrt_f32v(f32v a) { return (f32v)_mm256_sqrt_ps((__m256)a); }
       V_INLINE f64v sqrt_f64v(f64v a) { return (f64v)_mm256_sqrt_pd((__m256d)a); }
+      V_INLINE f32v max_f32v(f32v a, f32v b) { return (f32v)_mm256_max_ps((__m256)a, (__m256)b); }
+      V_INLINE f64v max_f64v(f64v a, f64v b) {
+        return (f64v)_mm256_max_pd((__m256d)a, (__m256d)b); }
+      V_INLINE f32v min_f32v(f32v a, f32v b) { return (f32v)_mm256_min_ps((__m256)a, (__m256)b); }
+      V_INLINE f64v min_f64v(f64v a, f64v b) {
+        return (f64v)_mm256_min_pd((__m256d)a, (__m256d)b); }
       V_INLINE f32v if_gt_f32v(f32v a, f32v b, f32v x, f32v y) {
         return (f32v)_mm256_blendv_ps((__m256)y, (__m256)x, (__m256)(a > b)); }
       V_INLINE f64v if_gt_f64v(f64v a, f64v b, f64v x, f64v y) {
@@ -94,6 +107,34 @@ cdef extern from * nogil:
         i32v m = (i32v)(a > b); return (f32v)(((i32v)x & m) | ((i32v)y & ~m)); }
       V_INLINE f64v if_gt_f64v(f64v a, f64v b, f64v x, f64v y) {
         i64v m = (i64v)(a > b); return (f64v)(((i64v)x & m) | ((i64v)y & ~m)); }
+      V_INLINE f32v max_f32v(f32v a, f32v b) { return if_gt_f32v(a, b, a, b); }
+      V_INLINE f64v max_f64v(f64v a, f64v b) { return if_gt_f64v(a, b, a, b); }
+      V_INLINE f32v min_f32v(f32v a, f32v b) { return if_gt_f32v(b, a, a, b); }
+      V_INLINE f64v min_f64v(f64v a, f64v b) { return if_gt_f64v(b, a, a, b); }
+    #endif
+
+    /* ---- square root and quotient of normal, positive, finite float32 numbers to about 1 ULP,
+            from the machine's estimates and one step of Newton's method; elsewhere exact ---- */
+    #if defined(__SSE2__)
+      #if defined(__AVX512F__)
+        #define V_RSQRT(a) (f32v)_mm512_rsqrt14_ps((__m512)(a))
+        #define V_RCP(a) (f32v)_mm512_rcp14_ps((__m512)(a))
+      #elif defined(__AVX2__)
+        #define V_RSQRT(a) (f32v)_mm256_rsqrt_ps((__m256)(a))
+        #define V_RCP(a) (f32v)_mm256_rcp_ps((__m256)(a))
+      #else
+        #define V_RSQRT(a) (f32v)_mm_rsqrt_ps((__m128)(a))
+        #define V_RCP(a) (f32v)_mm_rcp_ps((__m128)(a))
+      #endif
+      V_INLINE f32v fast_sqrt_f32v(f32v a) {
+        f32v r = V_RSQRT(a), s = a * r;
+        return fma_f32v(fma_f32v(-s, s, a), (0.5f - (f32v){0}) * r, s); }
+      V_INLINE f32v fast_divide_f32v(f32v a, f32v b) {
+        f32v r = V_RCP(b);
+        return a * fma_f32v(fma_f32v(-b, r, 1.0f - (f32v){0}), r, r); }
+    #else
+      V_INLINE f32v fast_sqrt_f32v(f32v a) { return sqrt_f32v(a); }
+      V_INLINE f32v fast_divide_f32v(f32v a, f32v b) { return a / b; }
     #endif
 
     /* ---- the rest is plain GNU C: T element, V vector, I vector of integers ---- */
@@ -108,22 +149,55 @@ cdef extern from * nogil:
       V_INLINE V scale_##V(V p, V n, V magic) {                                                 \\
         I k = (I)n - (I)magic, h = k >> 1;                                                      \\
         return p * (V)((h + BIAS) << MANTISSA) * (V)((k - h + BIAS) << MANTISSA); }             \\
-      V_INLINE double sum_##V(V a) {                                                            \\
-        for (int w = V_LANES(a) / 2; w; w /= 2)                                                 \\
-          for (int i = 0; i < w; i++) a[i] += a[i + w];                                         \\
-        return a[0]; }                                                                          \\
-      V_INLINE double max_##V(V a) {                                                            \\
-        for (int w = V_LANES(a) / 2; w; w /= 2)                                                 \\
-          for (int i = 0; i < w; i++) a[i] = a[i + w] > a[i] ? a[i + w] : a[i];                 \\
-        return a[0]; }                                                                          \\
-      /* the first n lanes of a, the other lanes of b */                                        \\
-      V_INLINE V head_##V(V a, Py_ssize_t n, V b) {                                             \\
-        I lane = {0};                                                                           \\
-        for (int i = 0; i < V_LANES(a); i++) lane[i] = i;                                       \\
-        I m = lane < (I){0} + (n < V_LANES(a) ? (int)n : V_LANES(a));                           \\
-        return (V)(((I)a & m) | ((I)b & ~m)); }
+      /* x = m 2^e with m in [sqrt(1/2), sqrt(2)), for normal positive x */                      \\
+      V_INLINE V split_##V(V x, V *e) {                                                         \\
+        I k = ((I)x - (I)splat_##V(0.70710678118654752)) >> MANTISSA;                           \\
+        *e = __builtin_convertvector(k, V);                                                     \\
+        return (V)((I)x - (k << MANTISSA)); }
     V_PORTABLE(float, f32v, i32v, 23, 127)
     V_PORTABLE(double, f64v, i64v, 52, 1023)
+
+    /* ---- a square block of elements, transposed in registers: V_LANES rows of a vector each ----
+       For h = n/2, ..., 1, rows i and i + h swap the lanes where they differ in bit h. */
+    #if defined(__clang__) || __GNUC__ >= 12
+      #define V_SHUFFLE(I, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+    #else
+      #define V_SHUFFLE(I, a, b, ...) __builtin_shuffle(a, b, (I){__VA_ARGS__})
+    #endif
+    #define V_1(l, h, n, d) (((l) & (h)) ? (l) - (h) + (n) : (l)) + (d)
+    #define V_2(l, h, n, d) V_1(l, h, n, d), V_1(l + 1, h, n, d)
+    #define V_4(l, h, n, d) V_2(l, h, n, d), V_2(l + 2, h, n, d)
+    #define V_8(l, h, n, d) V_4(l, h, n, d), V_4(l + 4, h, n, d)
+    #define V_16(l, h, n, d) V_8(l, h, n, d), V_8(l + 8, h, n, d)
+    #define V_SWAP(V, I, n, h)                                                                  \
+      if (n > h) for (int i = 0; i < n; i++) if (!(i & h)) {                                    \
+        V a = x[i], b = x[i + h];                                                               \
+        x[i] = V_SHUFFLE(I, a, b, V_##n(0, h, n, 0));                                           \
+        x[i + h] = V_SHUFFLE(I, a, b, V_##n(0, h, n, h)); }
+    #define V_SWAPS_2(V, I) V_SWAP(V, I, 2, 1)
+    #define V_SWAPS_4(V, I) V_SWAP(V, I, 4, 2) V_SWAP(V, I, 4, 1)
+    #define V_SWAPS_8(V, I) V_SWAP(V, I, 8, 4) V_SWAP(V, I, 8, 2) V_SWAP(V, I, 8, 1)
+    #define V_SWAPS_16(V, I) \
+      V_SWAP(V, I, 16, 8) V_SWAP(V, I, 16, 4) V_SWAP(V, I, 16, 2) V_SWAP(V, I, 16, 1)
+    #define V_TRANSPOSE(V, I, n)                                                                \
+      V_INLINE void transpose_##V(V *to, Py_ssize_t ldto, const V *from, Py_ssize_t ldfrom,     \
+                                  Py_ssize_t rows, Py_ssize_t columns) {                        \
+        V x[n];                                                                                 \
+        if (rows >= n) for (int i = 0; i < n; i++) x[i] = from[i * ldfrom];                     \
+        else for (int i = 0; i < n; i++) x[i] = i < rows ? from[i * ldfrom] : (V){0};           \
+        V_SWAPS_##n(V, I)                                                                       \
+        if (columns >= n) for (int i = 0; i < n; i++) to[i * ldto] = x[i];                      \
+        else for (int i = 0; i < n; i++) if (i < columns) to[i * ldto] = x[i]; }
+    #if V_BYTES == 64
+      V_TRANSPOSE(f32v, i32v, 16)
+      V_TRANSPOSE(f64v, i64v, 8)
+    #elif V_BYTES == 32
+      V_TRANSPOSE(f32v, i32v, 8)
+      V_TRANSPOSE(f64v, i64v, 4)
+    #else
+      V_TRANSPOSE(f32v, i32v, 4)
+      V_TRANSPOSE(f64v, i64v, 2)
+    #endif
     #endif
     """
     ctypedef float f32v
@@ -137,6 +211,12 @@ cdef extern from * nogil:
     f64v fma_f64v(f64v a, f64v b, f64v c) noexcept
     f32v sqrt_f32v(f32v a) noexcept
     f64v sqrt_f64v(f64v a) noexcept
+    f32v fast_sqrt_f32v(f32v a) noexcept
+    f32v fast_divide_f32v(f32v a, f32v b) noexcept
+    f32v max_f32v(f32v a, f32v b) noexcept
+    f64v max_f64v(f64v a, f64v b) noexcept
+    f32v min_f32v(f32v a, f32v b) noexcept
+    f64v min_f64v(f64v a, f64v b) noexcept
     f32v if_gt_f32v(f32v a, f32v b, f32v x, f32v y) noexcept
     f64v if_gt_f64v(f64v a, f64v b, f64v x, f64v y) noexcept
     f32v splat_f32v(double x) noexcept
@@ -149,12 +229,13 @@ cdef extern from * nogil:
     f64v copysign_f64v(f64v a, f64v s) noexcept
     f32v scale_f32v(f32v p, f32v n, f32v magic) noexcept
     f64v scale_f64v(f64v p, f64v n, f64v magic) noexcept
-    double sum_f32v(f32v a) noexcept
-    double sum_f64v(f64v a) noexcept
-    double max_f32v(f32v a) noexcept
-    double max_f64v(f64v a) noexcept
-    f32v head_f32v(f32v a, Py_ssize_t n, f32v b) noexcept
-    f64v head_f64v(f64v a, Py_ssize_t n, f64v b) noexcept
+    f32v split_f32v(f32v x, f32v* e) noexcept
+    f64v split_f64v(f64v x, f64v* e) noexcept
+    void transpose_f32v(f32v* to, Py_ssize_t ldto, const f32v* source, Py_ssize_t ldfrom,
+                        Py_ssize_t rows, Py_ssize_t columns) noexcept
+    void transpose_f64v(f64v* to, Py_ssize_t ldto, const f64v* source, Py_ssize_t ldfrom,
+                        Py_ssize_t rows, Py_ssize_t columns) noexcept
+    void prefetch "__builtin_prefetch"(const void* p) noexcept
 
 cdef extern from "<assert.h>" nogil:
     # Checked in the debug build, where a failure ends the process; nothing elsewhere.
@@ -197,6 +278,38 @@ cdef inline vec vsqrt(vec a) noexcept nogil:
         return sqrt_f64v(a)
 
 
+cdef inline vec fast_sqrt(vec a) noexcept nogil:
+    """Square root of normal, positive, finite a: to about 1 ULP in float32, exact in float64."""
+    if vec is f32v:
+        return fast_sqrt_f32v(a)
+    else:
+        return sqrt_f64v(a)
+
+
+cdef inline vec fast_divide(vec a, vec b) noexcept nogil:
+    """a / b for normal, positive, finite b: to about 1 ULP in float32, exact in float64."""
+    if vec is f32v:
+        return fast_divide_f32v(a, b)
+    else:
+        return a / b
+
+
+cdef inline vec vmax(vec a, vec b) noexcept nogil:
+    """The larger of a and b; b where either is NaN."""
+    if vec is f32v:
+        return max_f32v(a, b)
+    else:
+        return max_f64v(a, b)
+
+
+cdef inline vec vmin(vec a, vec b) noexcept nogil:
+    """The smaller of a and b; b where either is NaN."""
+    if vec is f32v:
+        return min_f32v(a, b)
+    else:
+        return min_f64v(a, b)
+
+
 cdef inline vec if_gt(vec a, vec b, vec x, vec y) noexcept nogil:
     """x where a > b, else y (y where a or b is NaN)."""
     if vec is f32v:
@@ -227,26 +340,24 @@ cdef inline vec vscale(vec p, vec n, vec magic) noexcept nogil:
         return scale_f64v(p, n, magic)
 
 
-cdef inline double lane_sum(vec a) noexcept nogil:
+cdef inline vec vsplit(vec x, vec* e) noexcept nogil:
+    """m and e of x = m 2**e, m in [sqrt(1/2), sqrt(2)); x normal and positive."""
     if vec is f32v:
-        return sum_f32v(a)
+        return split_f32v(x, e)
     else:
-        return sum_f64v(a)
+        return split_f64v(x, e)
 
 
-cdef inline double lane_max(vec a) noexcept nogil:
+cdef inline void transpose(vec* to, Py_ssize_t ldto, const vec* source, Py_ssize_t ldfrom,
+                           Py_ssize_t rows, Py_ssize_t columns) noexcept nogil:
+    """to[c] = column c of a block one vector wide, `rows` (at most lanes) high; 0 below it.
+
+    The first `columns` (at most lanes) columns are written; ldto and ldfrom count vectors.
+    """
     if vec is f32v:
-        return max_f32v(a)
+        transpose_f32v(to, ldto, source, ldfrom, rows, columns)
     else:
-        return max_f64v(a)
-
-
-cdef inline vec head(vec a, Py_ssize_t n, vec b) noexcept nogil:
-    """The first n lanes of a, the others of b."""
-    if vec is f32v:
-        return head_f32v(a, n, b)
-    else:
-        return head_f64v(a, n, b)
+        transpose_f64v(to, ldto, source, ldfrom, rows, columns)
 
 
 cdef inline Py_ssize_t lanes(vec like) noexcept nogil:

@@ -3,14 +3,16 @@ cdef extern from * nogil:
     #ifndef MINIDL_THREADS
     #define MINIDL_THREADS
     typedef struct {
-      int waiting __attribute__((aligned(64)));
-      int round __attribute__((aligned(64)));
+      int waiting __attribute__((aligned(64)));   /* threads that have arrived */
+      int round __attribute__((aligned(64)));     /* changes when all have */
+      int sleeping;                               /* threads that wait for `round` asleep */
     } minidl_barrier;
     #endif
     """
     ctypedef struct Barrier "minidl_barrier":
         int waiting
         int round
+        int sleeping
 
 cdef struct Team:
     int rank          # this thread, from 0
@@ -35,11 +37,11 @@ cdef inline Py_ssize_t share(Py_ssize_t n, Py_ssize_t parts, Py_ssize_t i) noexc
 
 cdef enum:
     MAX_BLOCKS = 64
-    MIN_BLOCK_ROWS = 8
+    MIN_BLOCK_ROWS = 16
 
 
 cdef inline Py_ssize_t block_count(Py_ssize_t rows) noexcept nogil:
-    """Blocks that `rows` rows fall into: at least 8 rows each, at most 64 blocks."""
+    """Blocks that `rows` rows fall into: at least 16 rows each, at most 64 blocks."""
     cdef Py_ssize_t n = 1
     while n < MAX_BLOCKS and rows >= 2 * n * MIN_BLOCK_ROWS:
         n *= 2

@@ -6,8 +6,9 @@ child of `fork` runs on one thread when its parent had used more: the parent's p
 child, and waiting for it would hang.
 
 Inside a parallel region threads meet at `wait`, a barrier of our own: it spins for a short while,
-since the other threads are mostly a microsecond away, then yields the core, so that a busy machine
-costs little more than its share.
+since the other threads are mostly a microsecond away, then sleeps until the last one comes. On a
+busy machine a sleeper costs nobody anything, and is soon given a core when it is woken; a thread
+that yielded would be last in the queue.
 """
 
 from cython.parallel cimport parallel, threadid
@@ -30,18 +31,35 @@ cdef extern from * nogil:
     #else
       #define MINIDL_PAUSE() ((void)0)
     #endif
-    /* About 20 microseconds of spinning, then one yield a look. */
+    /* Sleep while *word is `value`; wake all who do. */
+    #ifdef __linux__
+      #include <linux/futex.h>
+      #include <sys/syscall.h>
+      static inline void minidl_sleep(int *word, int value) {
+        syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, value, NULL, NULL, 0); }
+      static inline void minidl_wake(int *word) {
+        syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, 0x7fffffff, NULL, NULL, 0); }
+    #else
+      static inline void minidl_sleep(int *word, int value) { (void)word; (void)value;
+        sched_yield(); }
+      static inline void minidl_wake(int *word) { (void)word; }
+    #endif
+    #define MINIDL_SPINS 1000  /* looks before sleeping: some 20 microseconds */
     static void minidl_wait(minidl_barrier *b, int size) {
       int round = __atomic_load_n(&b->round, __ATOMIC_RELAXED);
       if (__atomic_add_fetch(&b->waiting, 1, __ATOMIC_ACQ_REL) == size) {
         __atomic_store_n(&b->waiting, 0, __ATOMIC_RELAXED);
-        __atomic_store_n(&b->round, round + 1, __ATOMIC_RELEASE);
+        __atomic_store_n(&b->round, round + 1, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&b->sleeping, __ATOMIC_SEQ_CST)) minidl_wake(&b->round);
         return;
       }
-      for (int spins = 0; __atomic_load_n(&b->round, __ATOMIC_ACQUIRE) == round; spins++) {
-        if (spins < 1000) MINIDL_PAUSE();
-        else sched_yield();
+      for (int spins = 0; spins < MINIDL_SPINS; spins++) {
+        if (__atomic_load_n(&b->round, __ATOMIC_ACQUIRE) != round) return;
+        MINIDL_PAUSE();
       }
+      __atomic_add_fetch(&b->sleeping, 1, __ATOMIC_SEQ_CST);
+      while (__atomic_load_n(&b->round, __ATOMIC_SEQ_CST) == round) minidl_sleep(&b->round, round);
+      __atomic_sub_fetch(&b->sleeping, 1, __ATOMIC_SEQ_CST);
     }
     """
     int omp_get_max_threads()
@@ -77,7 +95,7 @@ cdef void run(Work work, void* context, int size) noexcept nogil:
     global pool_owner
     cdef Barrier barrier
     cdef Team alone
-    barrier.waiting = 0
+    barrier.waiting = barrier.sleeping = 0
     barrier.round = 0
     if size == 1:
         alone.rank = 0

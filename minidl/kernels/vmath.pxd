@@ -5,7 +5,9 @@ on and are right at infinity. e^x is 2^n e^r with |r| <= ln(2)/2 and a Taylor po
 at that radius the term after the last is below half an ULP, so no fitted table is needed.
 """
 
-from minidl.kernels.simd cimport f32v, fma, if_gt, splat, vabs, vcopysign, vec, vscale
+from minidl.kernels.simd cimport (
+    f32v, fma, if_gt, splat, vabs, vcopysign, vec, vmax, vmin, vscale, vsplit,
+)
 
 
 cdef inline vec magic_of(vec like) noexcept nogil:
@@ -52,9 +54,7 @@ cdef inline vec taylor_expm1(vec r) noexcept nogil:
 
 cdef inline vec clamp(vec x, double low, double high) noexcept nogil:
     """x held within [low, high]; NaN stays NaN."""
-    cdef vec a = splat(x, low), b = splat(x, high)
-    x = if_gt(a, x, a, x)
-    return if_gt(x, b, b, x)
+    return vmin(splat(x, high), vmax(splat(x, low), x))
 
 
 cdef inline vec vexp(vec x) noexcept nogil:
@@ -100,10 +100,20 @@ cdef inline vec vlog1p_unit(vec u) noexcept nogil:
     return s * p
 
 
+cdef inline vec vlog(vec x) noexcept nogil:
+    """log x for normal positive x: e ln 2 + log m, with log m = 2 artanh(s), s = (m - 1)/(m + 1)."""
+    cdef vec e, m = vsplit(x, &e), one = splat(x, 1.0), s = (m - one) / (m + one), t = s * s, p
+    cdef int k
+    p = splat(x, 0.0)
+    for k in range(5 if vec is f32v else 11, 0, -1):
+        p = fma(p, t, splat(x, 2.0 / (2 * k + 1)))
+    return fma(e, splat(x, 0.6931471805599453), fma(p * t, s, s + s))
+
+
 cdef inline vec vsoftplus(vec x) noexcept nogil:
     """log(1 + e^x) = max(x, 0) + log(1 + e^-|x|)."""
     cdef vec zero = splat(x, 0.0)
-    return if_gt(zero, x, zero, x) + vlog1p_unit(vexp(zero - vabs(x)))
+    return vmax(zero, x) + vlog1p_unit(vexp(zero - vabs(x)))
 
 
 cdef inline vec vnormal_cdf(vec x, vec* density) noexcept nogil:

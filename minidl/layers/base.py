@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minidl import checks
 from minidl.memory import Array
 from minidl.parameters import Parameter, Store, common_store
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from minidl.lowering import Graph, LayerProgram, Value
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minidl import checks
 from minidl.layers.base import Layer
 from minidl.memory import Array, allocate
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from minidl.lowering import Graph, Value
 
 

@@ -38,7 +38,8 @@ class Dropout(Layer):
 
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operation; none in evaluation."""
-        return graph.add("dropout", self, x, x.columns) if self.training and self.p > 0 else x
+        off = self.p == 0 or not graph.trains(self)
+        return x if off else graph.add("dropout", self, x, x.columns)
 
     def extra_repr(self) -> str:
         """As PyTorch prints it."""

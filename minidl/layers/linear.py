@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minidl import checks, initializers
 from minidl.layers.base import Layer
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from minidl.lowering import Graph, Value
 
 

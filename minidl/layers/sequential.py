@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from minidl import checks
 from minidl.layers.base import Layer
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from minidl.lowering import Graph, Value
 
 
