@@ -112,8 +112,10 @@ class Graph:
         return self.add("python", layer, x, columns)
 
 
-# Floating-point operations a batch that make one more thread worth its barriers.
-WORK_PER_THREAD = 2_000_000
+# Floating-point operations of a batch that one more thread must have to be thought of, and those
+# from which it surely pays. Between them the program tries both (`Pace` in kernels/threads.pyx).
+WORK_PER_THREAD = 400_000
+SURE_WORK_PER_THREAD = 25_000_000
 
 Operation = tuple[str, int, float, float, list[Any], list[int]]
 
@@ -133,7 +135,7 @@ class Plan:
         self.store: Store = model.store()
         self.names = {id(layer): name for name, layer in model.layers()}
         self.rows, self.dtype = rows, dtype
-        self.threads = self._thread_count()
+        self.threads, self.paced = self._threads()
         self.operations: list[Operation] = []
         self.calls: list[Callable[[int], None]] = []
         self.buffers: list[Buffer] = []
@@ -150,15 +152,16 @@ class Plan:
                 if reader.kind == "activation" and node.y is not self.graph.output:
                     self.fused[node] = reader
 
-    def _thread_count(self) -> int:
-        """As many threads as are allowed and have enough to do."""
+    def _threads(self) -> tuple[int, bool]:
+        """The most threads that have enough to do, and whether to try if fewer are faster."""
         widths = [
             (node.x.columns, node.y.columns if node.kind == "linear" else 8)
             for node in self.graph.nodes
         ]
         work = 6 * self.rows * int(sum(a * b for a, b in widths))
         wanted = work // WORK_PER_THREAD if WORK_PER_THREAD else work
-        return max(1, min(parallel.get_num_threads(), wanted))
+        threads = max(1, min(parallel.get_num_threads(), wanted))
+        return threads, WORK_PER_THREAD > 0 and work < threads * SURE_WORK_PER_THREAD
 
     # Buffers and operations.
 
@@ -357,6 +360,7 @@ class Plan:
             self.calls,
             self.dtype.itemsize,
             self.threads,
+            self.paced,
             base + pack.offset,
             pack.pitch,
             saved,

@@ -24,7 +24,7 @@ from minidl.kernels.activation cimport (
 )
 from minidl.kernels.optimizer cimport Step, spread, updated
 from minidl.kernels.simd cimport (
-    TILE_ROWS, VECTOR_BYTES, f32v, fma, if_gt, lanes, prefetch, require, splat, splat_at,
+    TILE_ROWS, VECTOR_BYTES, f32v, fma, if_gt, lanes, prefetch, prefetch_far, require, splat, splat_at,
     transpose, vec, vmax,
 )
 
@@ -48,6 +48,9 @@ cdef struct Product:
     Py_ssize_t a_row, a_step    # bytes from row to row, and from k to k
     const void* b
     Py_ssize_t ldb, depth
+    const char* ahead
+    Py_ssize_t ahead_step, ahead_column
+    Py_ssize_t a_ahead
     Py_ssize_t b_rows   # B is the transpose of (b_rows, depth) at b; 0: it is (depth, columns)
     bint accumulate     # the tile starts from C
     int finish, activation
@@ -86,6 +89,7 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
     cdef Py_ssize_t _k, part, parts = 1, done = 0, end
     cdef Py_ssize_t ld = p.ld, at = first * ld + column, a_row = p.a_row
     cdef const char* a = p.a + first * a_row
+    cdef const char* ahead = p.ahead + column * p.ahead_column
     cdef vec* c = <vec*>p.c + at
     cdef vec* side = <vec*>p.side + at
     cdef const vec* start = <const vec*>p.start + column
@@ -113,6 +117,10 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
                 x = splat_at(bv[0], a + i * a_row)
                 for j in range(cols):
                     acc[i][j] = fma(x, bv[j], acc[i][j])
+            prefetch_far(a + p.a_ahead)
+            prefetch_far(ahead)
+            prefetch_far(ahead + 64)
+            ahead += p.ahead_step
             a += p.a_step
             b += ldb
         done = end
@@ -249,6 +257,10 @@ cdef void linear_forward(
     p.ldb = ldy
     p.depth = features
     p.b_rows = 0
+    p.ahead = <const char*>(wt + 2)
+    p.ahead_column = sizeof(vec)
+    p.ahead_step = ldy * sizeof(vec)
+    p.a_ahead = 0
     p.accumulate = False
     p.finish = STORE if activation == IDENTITY else POSITIVE if activation == RELU else FORWARD
     p.activation = activation
@@ -282,6 +294,10 @@ cdef void linear_backward_input(
     p.ldb = ldy
     p.depth = outputs
     p.b_rows = features
+    p.ahead = <const char*>(wt + 2 * lanes(wt[0]) * ldy)
+    p.ahead_column = lanes(wt[0]) * ldy * sizeof(vec)
+    p.ahead_step = 128
+    p.a_ahead = 0
     p.accumulate = False
     p.finish = STORE if activation == IDENTITY else MASK if activation == RELU else BACKWARD
     p.activation = activation
@@ -321,6 +337,10 @@ cdef void linear_backward_weight(
     p.ldb = ldy
     p.depth = rows
     p.b_rows = 0
+    p.a_ahead = 64
+    p.ahead = <const char*>(dy + first_column + 2)
+    p.ahead_step = ldy * sizeof(vec)
+    p.ahead_column = sizeof(vec)
     p.accumulate = accumulate
     p.finish = STORE if step == NULL else UPDATE
     p.step = step

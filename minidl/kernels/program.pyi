@@ -13,6 +13,7 @@ class Program:
         calls: Sequence[Callable[[int], None]],
         itemsize: int,
         threads: int,
+        paced: bool,
         pack: int,
         pack_size: int,
         segments: Sequence[tuple[int, int, int, bool]] = (),

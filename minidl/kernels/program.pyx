@@ -30,17 +30,8 @@ from minidl.kernels.simd cimport (
     TILE_ROWS, VECTOR_BYTES, f32v, f64v, fma, lanes, require, splat, splat_f32v, splat_f64v, vec,
 )
 from minidl.kernels.threads cimport (
-    MAX_BLOCKS, Team, block_count, first_row, run, share, thread_limit, wait,
+    MAX_BLOCKS, Pace, Team, block_count, first_row, now, run, share, thread_limit, wait,
 )
-
-cdef extern from * nogil:
-    """
-    #include <time.h>
-    static double minidl_now(void) {
-      struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t);
-      return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec; }
-    """
-    double now "minidl_now"()
 
 cdef extern from "Python.h":
     Py_ssize_t PY_SSIZE_T_MAX
@@ -134,6 +125,7 @@ cdef struct State:
     Py_ssize_t segment_count
     # Where the run is, and until when it runs.
     Py_ssize_t epoch, batch, step, last_epoch
+    Py_ssize_t begun        # the epoch at which the run began
     double deadline
     Py_ssize_t last_step    # the run ends when this step is reached
     int status
@@ -398,11 +390,11 @@ cdef void begin_epoch(State* s, Team* team) noexcept nogil:
         s.finite = True
 
 
-cdef void end_epoch(State* s, Py_ssize_t begun) noexcept nogil:
-    """Note the epoch's results; `begun` is the epoch at which the run began."""
+cdef void end_epoch(State* s) noexcept nogil:
+    """Note the epoch's results."""
     if s.epoch_loss != NULL:
-        s.epoch_loss[s.epoch - begun] = s.loss_sum / s.seen if s.seen > 0 else 0.0
-        s.epoch_correct[s.epoch - begun] = s.correct_sum / s.seen if s.seen > 0 else 0.0
+        s.epoch_loss[s.epoch - s.begun] = s.loss_sum / s.seen if s.seen > 0 else 0.0
+        s.epoch_correct[s.epoch - s.begun] = s.correct_sum / s.seen if s.seen > 0 else 0.0
     s.epoch += 1
     if not s.finite:
         s.status = PARAMETERS_NOT_FINITE
@@ -430,7 +422,7 @@ cdef void train(void* context, Team* team) noexcept nogil:
     """
     cdef State* s = <State*>context
     cdef Frame f
-    cdef Py_ssize_t begun = s.epoch, batch = s.batch, step = s.step, start, stop
+    cdef Py_ssize_t batch = s.batch, step = s.step, start, stop
     cdef Py_ssize_t interval = 1, until_look = 1
     cdef double look, looked = now()
     cdef int status
@@ -464,7 +456,7 @@ cdef void train(void* context, Team* team) noexcept nogil:
             check_parameters(s, team)
             wait(team)
             if team.rank == 0:
-                end_epoch(s, begun)
+                end_epoch(s)
                 if s.status != RUNNING:
                     s.last_step = step
             wait(team)
@@ -509,6 +501,8 @@ cdef class Program:
         float32 or float64.
     threads : int
         The most threads that the buffers have room for.
+    paced : bool
+        Use the number of threads, up to that, which is found to be fastest; else all.
     pack : int
         Address of scratch memory, `pack_size` bytes a thread.
     segments : sequence of (live, copy, size, real)
@@ -519,12 +513,13 @@ cdef class Program:
 
     cdef State state
     cdef Py_ssize_t threads
+    cdef Pace pace
     cdef list calls
     cdef object keep
     cdef bint busy
 
-    def __cinit__(self, ops, calls, Py_ssize_t itemsize, Py_ssize_t threads, uintptr_t pack,
-                  Py_ssize_t pack_size, segments=(), keep=None):
+    def __cinit__(self, ops, calls, Py_ssize_t itemsize, Py_ssize_t threads, bint paced,
+                  uintptr_t pack, Py_ssize_t pack_size, segments=(), keep=None):
         cdef Py_ssize_t i, j
         cdef Op* o
         self.state.ops = <Op*>PyMem_Calloc(max(len(ops), 1), sizeof(Op))
@@ -552,6 +547,7 @@ cdef class Program:
         self.state.pack = <void*>pack
         self.state.pack_size = pack_size
         self.threads = threads
+        self.pace = Pace() if paced else None
         self.calls = list(calls)
         self.keep = keep
 
@@ -615,28 +611,26 @@ cdef class Program:
             Mean loss and share of right rows of each epoch that ended.
         """
         cdef State* s = &self.state
-        cdef Py_ssize_t begun = s.epoch, i
-        cdef int size = self.team_size()
+        cdef Py_ssize_t i
         if self.busy:
             raise RuntimeError("this model is already running, in another thread or a callback")
         s.epoch_loss = <double*>PyMem_Calloc(2 * max(epochs, 1), sizeof(double))
         if s.epoch_loss == NULL:
             raise MemoryError
         s.epoch_correct = s.epoch_loss + max(epochs, 1)
+        s.begun = s.epoch
         s.last_epoch = s.epoch + epochs
         s.deadline = now() + seconds
         s.status = RUNNING
-        s.last_step = PY_SSIZE_T_MAX
         self.busy = True
         try:
             if self.calls:
-                self.run_with_python(begun, size)
-            else:
-                with nogil:
-                    run(train, s, size)
+                self.run_with_python()
+            while s.status == RUNNING:  # as long as the pace is being tried
+                self.run_compiled()
             status = {TIME_UP: "time", DONE: "done", LOSS_NOT_FINITE: "loss",
                       PARAMETERS_NOT_FINITE: "parameters"}[s.status]
-            ended = s.epoch - begun
+            ended = s.epoch - s.begun
             return (status, [s.epoch_loss[i] for i in range(ended)],
                     [s.epoch_correct[i] for i in range(ended)])
         finally:
@@ -644,7 +638,22 @@ cdef class Program:
             PyMem_Free(s.epoch_loss)
             s.epoch_loss = s.epoch_correct = NULL
 
-    cdef run_with_python(self, Py_ssize_t begun, int size):
+    cdef run_compiled(self):
+        """Steps in compiled code, with as many threads as are fastest."""
+        cdef State* s = &self.state
+        cdef Py_ssize_t step = s.step, trial = 0
+        cdef int size = self.team_size()
+        cdef double start = now()
+        if self.pace is not None:
+            size = self.pace.size(size)
+            trial = self.pace.steps()
+        s.last_step = s.step + trial if trial else PY_SSIZE_T_MAX
+        with nogil:
+            run(train, s, size)
+        if self.pace is not None:
+            self.pace.note(s.step - step, now() - start)
+
+    cdef run_with_python(self):
         """As `train`, with the loop over steps in Python."""
         cdef State* s = &self.state
         cdef Py_ssize_t start, stop
@@ -664,7 +673,7 @@ cdef class Program:
             s.batch = 0 if last else s.batch + 1
             if last:
                 check_parameters(s, &alone)
-                end_epoch(s, begun)
+                end_epoch(s)
             if s.status == RUNNING and now() > s.deadline:
                 s.status = TIME_UP
 

@@ -37,6 +37,8 @@ cdef extern from * nogil:
       #define V_ROWS 6
     #endif
 
+    #define V_PREFETCH(p) __builtin_prefetch(p)            /* soon */
+    #define V_PREFETCH_FAR(p) __builtin_prefetch(p, 0, 2)  /* later: into the second cache */
     #define V_INLINE static inline __attribute__((always_inline))
     typedef float   f32v __attribute__((vector_size(V_BYTES), aligned(4), may_alias));
     typedef double  f64v __attribute__((vector_size(V_BYTES), aligned(8), may_alias));
@@ -235,7 +237,8 @@ cdef extern from * nogil:
                         Py_ssize_t rows, Py_ssize_t columns) noexcept
     void transpose_f64v(f64v* to, Py_ssize_t ldto, const f64v* source, Py_ssize_t ldfrom,
                         Py_ssize_t rows, Py_ssize_t columns) noexcept
-    void prefetch "__builtin_prefetch"(const void* p) noexcept
+    void prefetch "V_PREFETCH"(const void* p) noexcept
+    void prefetch_far "V_PREFETCH_FAR"(const void* p) noexcept
 
 cdef extern from "<assert.h>" nogil:
     # Checked in the debug build, where a failure ends the process; nothing elsewhere.

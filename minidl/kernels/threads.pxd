@@ -21,6 +21,32 @@ cdef struct Team:
 
 ctypedef void (*Work)(void* context, Team* team) noexcept nogil
 
+cdef extern from * nogil:
+    """
+    #ifndef MINIDL_NOW
+    #define MINIDL_NOW
+    #include <time.h>
+    static inline double minidl_now(void) {
+      struct timespec t; clock_gettime(CLOCK_MONOTONIC, &t);
+      return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec; }
+    #endif
+    """
+    double now "minidl_now"()  # seconds
+
+
+cdef class Pace:
+    cdef int count, candidate, round, settled
+    cdef int sizes[16]
+    cdef double best[16]
+    cdef double since
+    cdef bint warm
+    cdef Py_ssize_t trial
+
+    cdef int size(self, int limit)
+    cdef Py_ssize_t steps(self)
+    cdef void note(self, Py_ssize_t steps, double seconds)
+
+
 cdef int thread_limit() noexcept nogil
 cdef void run(Work work, void* context, int size) noexcept nogil
 cdef void wait(Team* team) noexcept nogil

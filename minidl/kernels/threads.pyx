@@ -12,6 +12,7 @@ that yielded would be last in the queue.
 """
 
 from cython.parallel cimport parallel, threadid
+from libc.math cimport INFINITY
 
 cdef extern from * nogil:
     """
@@ -68,6 +69,10 @@ cdef extern from * nogil:
     void minidl_wait(Barrier* barrier, int size)
     int getpid()
 
+cdef enum:
+    ROUNDS = 5
+    HOLDS = 2
+
 cdef int requested = 0     # by set_num_threads; 0: not set
 cdef int available = 1     # CPUs by affinity and quota; set by limit_available at import
 cdef int initial = omp_get_max_threads()  # OpenMP's limit before anybody asked
@@ -114,6 +119,60 @@ cdef void member(Work work, void* context, int rank, Barrier* barrier) noexcept 
     team.size = omp_get_num_threads()  # may be fewer than asked for
     team.barrier = barrier
     work(context, &team)
+
+
+cdef class Pace:
+    """The number of threads with which a program's steps take least time, found by timing them.
+
+    What a thread more costs (barriers, and cache lines that two cores write in turns) depends on
+    the machine and on who else uses it; and results are the same for every number. So 1, 2, 4, ...
+    threads up to the limit take turns on the program's own first steps, each for some 50
+    microseconds, `ROUNDS` times, and the best time of each is compared. More threads must be 3%
+    faster to be chosen. After `HOLDS` seconds the question is asked again.
+    """
+
+    cdef int size(self, int limit):
+        """Threads for the next steps."""
+        if self.count == 0 or self.sizes[self.count - 1] != limit or (
+                self.settled and now() - self.since > HOLDS):
+            self.count = 0
+            while limit > 1 << self.count:
+                self.sizes[self.count] = 1 << self.count
+                self.best[self.count] = INFINITY
+                self.count += 1
+            self.sizes[self.count] = limit
+            self.best[self.count] = INFINITY
+            self.count += 1
+            self.candidate = self.round = self.settled = 0
+            self.warm = False
+            self.trial = 1
+        return self.settled if self.settled else self.sizes[self.candidate]
+
+    cdef Py_ssize_t steps(self):
+        """Steps to time; 0 when the choice is made."""
+        return 0 if self.settled or self.count == 1 else self.trial
+
+    cdef void note(self, Py_ssize_t steps, double seconds):
+        """Take the time of so many steps."""
+        cdef int i, winner = 0
+        if self.steps() == 0 or steps == 0:
+            return
+        if not self.warm:  # the first steps of a turn find the data with other cores
+            self.warm = True
+            self.trial = min(max(<Py_ssize_t>(50e-6 * steps / seconds), 1), 64)
+            return
+        self.best[self.candidate] = min(self.best[self.candidate], seconds / steps)
+        self.warm = False
+        self.candidate += 1
+        if self.candidate == self.count:
+            self.candidate = 0
+            self.round += 1
+        if self.round == ROUNDS:
+            for i in range(1, self.count):
+                if self.best[i] < 0.97 * self.best[winner]:
+                    winner = i
+            self.settled = self.sizes[winner]
+            self.since = now()
 
 
 def limit_available(int n):
