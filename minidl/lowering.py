@@ -252,7 +252,8 @@ class Plan:
 
     def _linear_sizes(self, layer: Linear) -> list[int]:
         features, outputs = layer.in_features, layer.out_features
-        return [features, outputs, self.ld(features), self.ld(outputs)]
+        transposed = layer._parameters["weight"].transposed
+        return [features, outputs, self.ld(features), self.ld(outputs), int(transposed)]
 
     def _batchnorm_forward(self, node: Node) -> None:
         layer = cast(BatchNorm1d, node.layer)
@@ -360,11 +361,11 @@ class Plan:
             self.calls,
             self.dtype.itemsize,
             self.threads,
-            self.paced,
             base + pack.offset,
             pack.pitch,
             saved,
             keep,
+            self.paced,
         )
 
 
@@ -404,7 +405,7 @@ class BackwardPlan(Plan):
         """Where a parameter's gradient goes: a small buffer if the update follows at once."""
         if parameter is None:
             return None
-        if self.state is not None and not parameter.transposed:
+        if self.state is not None and not parameter.matrix:
             return self.matrix(int(np.prod(parameter.shape)), 1)
         return parameter.at(self.store.gradients)
 

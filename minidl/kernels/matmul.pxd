@@ -2,15 +2,15 @@ from minidl.kernels.optimizer cimport Step
 from minidl.kernels.simd cimport lanes, vec
 
 cdef void linear_forward(
-    vec* y, vec* kept, const vec* x, const vec* wt, const vec* bias, Py_ssize_t first,
+    vec* y, vec* kept, const vec* x, const vec* w, const vec* bias, Py_ssize_t first,
     Py_ssize_t last, Py_ssize_t features, Py_ssize_t outputs, Py_ssize_t ldx, Py_ssize_t ldy,
-    int activation, double alpha, double beta, vec* pack) noexcept nogil
+    bint transposed, int activation, double alpha, double beta, vec* pack) noexcept nogil
 cdef void linear_backward_input(
-    vec* dx, const vec* dy, const vec* wt, const vec* kept, Py_ssize_t first, Py_ssize_t last,
-    Py_ssize_t features, Py_ssize_t outputs, Py_ssize_t ldx, Py_ssize_t ldy, int activation,
-    double alpha, double beta, vec* pack) noexcept nogil
+    vec* dx, const vec* dy, const vec* w, const vec* kept, Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t features, Py_ssize_t outputs, Py_ssize_t ldx, Py_ssize_t ldy, bint transposed,
+    int activation, double alpha, double beta, vec* pack) noexcept nogil
 cdef void linear_backward_weight(
-    vec* dwt, vec* wt, vec* m, vec* v, const vec* x, const vec* dy, Py_ssize_t rows,
+    vec* dw, vec* w, vec* m, vec* v, const vec* x, const vec* dy, Py_ssize_t rows,
     Py_ssize_t first, Py_ssize_t last, Py_ssize_t first_column, Py_ssize_t last_column,
     Py_ssize_t ldx, Py_ssize_t ldy, const Step* step, bint accumulate, vec* pack) noexcept nogil
 cdef void linear_backward_bias(

@@ -1,10 +1,10 @@
 """The three products of a dense layer, all in one inner form.
 
-With N samples, D inputs, K outputs, and the weights held as Wt = W^T, (D, K):
+With N samples, D inputs, K outputs, and the weights held as Wt = W^T, (D, K), or as W where K is small:
 
-    Y  = X Wt + b        (N, K)   A = X,    B = Wt
-    dX = dY W            (N, D)   A = dY,   B = W, transposed panel by panel from Wt
-    dWt = X^T dY         (D, K)   A = X^T,  B = dY
+    Y  = X Wt + b        (N, K)   A = X,    B = Wt, or W transposed panel by panel
+    dX = dY W            (N, D)   A = dY,   B = W, or Wt transposed panel by panel
+    dWt = X^T dY         (D, K)   A = X^T,  B = dY      or dW = dY^T X
     db = 1^T dY          (K,)     A = 1^T,  B = dY
 
 Each is C = A B. A register tile of C, TILE_ROWS x 2 vectors, gathers sum_k A[i, k] B[k, j]: for
@@ -43,16 +43,18 @@ cdef struct Product:
     void* m             # optimizer states, beside the weights
     void* v
     Py_ssize_t ld, rows, columns
-    const void* start   # row that the tile starts from; NULL: zeros
+    const void* start   # what the tile starts from, `start_ld` vectors from row to row; or NULL: 0
+    Py_ssize_t start_ld
     const char* a
     Py_ssize_t a_row, a_step    # bytes from row to row, and from k to k
     const void* b
     Py_ssize_t ldb, depth
-    const char* ahead
-    Py_ssize_t ahead_step, ahead_column
-    Py_ssize_t a_ahead
     Py_ssize_t b_rows   # B is the transpose of (b_rows, depth) at b; 0: it is (depth, columns)
-    bint accumulate     # the tile starts from C
+    # What to ask for while a panel is worked on: the next panel of B, two lines for each k, and A
+    # so many bytes further, where its elements follow each other down a column.
+    const char* ahead
+    Py_ssize_t ahead_step, ahead_column     # bytes from k to k, and from column to column
+    Py_ssize_t a_ahead
     int finish, activation
     double alpha, beta  # parameters of the activation
     const Step* step
@@ -62,6 +64,7 @@ cdef enum:
     PACK_ROWS = 48      # rows of C
     PACK_DEPTH = 64     # rows of B
     PACK_STRIDE = 16    # vectors between rows of B
+    SMALL_B = 16384 // VECTOR_BYTES  # vectors of B that leave half of the first cache free
     FETCH_DEPTH = 8     # products that a row of weights takes, from which they are fetched apart
 
 
@@ -79,8 +82,8 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
                       Py_ssize_t ldb, int rows, int cols) noexcept nogil:
     """A tile of C at (first, column); rows and cols are constants, so that loops are unrolled.
 
-    Weights and states that the epilogue will update are fetched while the products run: row by row,
-    so that memory is read all the time, or all at once where the products are soon done.
+    Weights and states that the epilogue will update are fetched row by row while the products run,
+    if these take long enough.
     """
     cdef vec acc[12][2]
     cdef vec out[24]
@@ -92,20 +95,17 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
     cdef const char* ahead = p.ahead + column * p.ahead_column
     cdef vec* c = <vec*>p.c + at
     cdef vec* side = <vec*>p.side + at
-    cdef const vec* start = <const vec*>p.start + column
+    cdef const vec* start = <const vec*>p.start + first * p.start_ld + column
     cdef int i, j
     for i in range(rows):
         for j in range(cols):
-            if p.accumulate:
-                acc[i][j] = c[i * ld + j]
-            else:
-                acc[i][j] = start[j] if p.start != NULL else zero
-    if p.finish == UPDATE:
-        if p.depth >= FETCH_DEPTH * rows:
-            parts = rows
-        else:
-            for i in range(rows):
-                fetch(p, side, at, i * ld, cols)
+            acc[i][j] = zero
+    if p.start != NULL:
+        for i in range(rows):
+            for j in range(cols):
+                acc[i][j] = start[i * p.start_ld + j]
+    if p.finish == UPDATE and p.depth >= FETCH_DEPTH * rows:
+        parts = rows
     for part in range(parts):
         if parts > 1:
             fetch(p, side, at, part * ld, cols)
@@ -168,23 +168,23 @@ cdef void finish_tile(const Product* p, Py_ssize_t at, const vec* out, int rows,
                 c[place] = activate(p.activation, x, p.alpha, p.beta)
 
 
-cdef inline void panel(const Product* p, Py_ssize_t column, const vec* b, Py_ssize_t ldb, int cols
-                       ) noexcept nogil:
-    """All rows of `cols` vectors of columns, in tiles of the greatest height that fits."""
-    cdef Py_ssize_t i = 0
-    while p.rows - i >= TILE_ROWS:
+cdef inline void panel(const Product* p, Py_ssize_t first, Py_ssize_t last, Py_ssize_t column,
+                       const vec* b, Py_ssize_t ldb, int cols) noexcept nogil:
+    """Rows of `cols` vectors of columns, in tiles of the greatest height that fits."""
+    cdef Py_ssize_t i = first
+    while last - i >= TILE_ROWS:
         tile(p, i, column, b, ldb, TILE_ROWS, cols)
         i += TILE_ROWS
-    if TILE_ROWS > 8 and p.rows - i >= 8:
+    if TILE_ROWS > 8 and last - i >= 8:
         tile(p, i, column, b, ldb, 8, cols)
         i += 8
-    if p.rows - i >= 4:
+    if last - i >= 4:
         tile(p, i, column, b, ldb, 4, cols)
         i += 4
-    if p.rows - i >= 2:
+    if last - i >= 2:
         tile(p, i, column, b, ldb, 2, cols)
         i += 2
-    if p.rows - i >= 1:
+    if last - i >= 1:
         tile(p, i, column, b, ldb, 1, cols)
 
 
@@ -211,57 +211,128 @@ cdef void product(const Product* p, vec* pack) noexcept nogil:
     """C = A B with epilogue, in panels two vectors wide; the last may be one wide.
 
     `pack`, 2 depth vectors, holds a panel of B whose rows then follow each other: fewer pages, no
-    clash of cache sets.
+    clash of cache sets. Panel by panel, B stays in the first cache and A and C are walked through;
+    where all of B fits there, it is done tile by tile of rows, so that rows of C are finished.
     """
-    cdef Py_ssize_t j = 0
+    cdef Py_ssize_t first = 0, last, j, step = p.rows
     cdef const vec* b = <const vec*>p.b
     cdef bint packing = p.b_rows > 0 or (
-        pack != NULL and p.rows >= PACK_ROWS and p.depth >= PACK_DEPTH and p.ldb >= PACK_STRIDE)
+        p.rows >= PACK_ROWS and p.depth >= PACK_DEPTH and p.ldb >= PACK_STRIDE)
     require(p.rows >= 0 and p.depth >= 0 and p.columns <= p.ld)
-    while j < p.columns:
-        if p.columns - j == 1:
-            if packing:
-                panel(p, j, pack_panel(p, j, pack, 1), 1, 1)
+    if p.b_rows == 0 and p.depth * p.columns <= SMALL_B:
+        step = TILE_ROWS
+        packing = False
+    while first < p.rows:
+        last = min(first + step, p.rows)
+        j = 0
+        while j < p.columns:
+            if p.columns - j == 1:
+                if packing:
+                    panel(p, first, last, j, pack_panel(p, j, pack, 1), 1, 1)
+                else:
+                    panel(p, first, last, j, b + j, p.ldb, 1)
+            elif packing:
+                panel(p, first, last, j, pack_panel(p, j, pack, 2), 2, 2)
             else:
-                panel(p, j, b + j, p.ldb, 1)
-        elif packing:
-            panel(p, j, pack_panel(p, j, pack, 2), 2, 2)
-        else:
-            panel(p, j, b + j, p.ldb, 2)
-        j += 2
+                panel(p, first, last, j, b + j, p.ldb, 2)
+            j += 2
+        first = last
+
+
+cdef inline void dots(vec* acc, const vec* x, Py_ssize_t ldx, const vec* w, Py_ssize_t depth,
+                      int rows) noexcept nogil:
+    """acc[r] = lane by lane, row r of X times w."""
+    cdef vec sums[16]
+    cdef Py_ssize_t d
+    cdef int r
+    for r in range(rows):
+        sums[r] = splat(w[0], 0.0)
+    for d in range(depth):
+        for r in range(rows):
+            sums[r] = fma(x[r * ldx + d], w[d], sums[r])
+    for r in range(rows):
+        acc[r] = sums[r]
+
+
+cdef void narrow_forward(
+    vec* y, vec* kept, const vec* x, const vec* w, const vec* bias, Py_ssize_t first,
+    Py_ssize_t last, Py_ssize_t features, Py_ssize_t outputs, Py_ssize_t ldx, Py_ssize_t ldy,
+    int activation, double alpha, double beta,
+) noexcept nogil:
+    """As `linear_forward`, for few outputs of many features: dot products along the features.
+
+    A group of as many rows as a vector has lanes: their sums over lanes come from one transposition
+    of the group's accumulators, and another one turns the columns so found to rows.
+    """
+    cdef vec acc[16]
+    cdef vec turned[16]
+    cdef vec columns[16]
+    cdef vec sums, zero = splat(w[0], 0.0)
+    cdef Py_ssize_t i = first, k, r, count, n = lanes(w[0]), depth = vectors(w[0], features)
+    while i < last:
+        count = min(n, last - i)
+        for k in range(outputs):
+            if count == n:
+                dots(acc, x + i * ldx, ldx, w + k * ldx, depth, <int>n)
+            else:
+                for r in range(count):
+                    dots(acc + r, x + (i + r) * ldx, ldx, w + k * ldx, depth, 1)
+            transpose(turned, 1, acc, 1, count, n)
+            sums = turned[0]
+            for r in range(1, n):
+                sums = sums + turned[r]
+            columns[k] = sums
+        transpose(turned, 1, columns, 1, outputs, n)
+        for r in range(count):
+            sums = turned[r] + bias[0] if bias != NULL else turned[r]
+            if kept != NULL:
+                kept[(i + r) * ldy] = sums
+            y[(i + r) * ldy] = activate(activation, sums, alpha, beta)
+        i += count
+
+
+cdef inline void set_b(Product* p, const vec* w, Py_ssize_t ld, Py_ssize_t rows, bint turn
+                            ) noexcept nogil:
+    """B = w, with `ld` vectors from row to row; or, if it is to be turned, its transpose."""
+    p.b = w
+    p.ldb = ld
+    p.b_rows = rows if turn else 0
+    p.ahead = <const char*>(w + (2 * lanes(w[0]) * ld if turn else 2))
+    p.ahead_column = sizeof(vec) * (lanes(w[0]) * ld if turn else 1)
+    p.ahead_step = 2 * sizeof(vec) if turn else ld * sizeof(vec)
+    p.a_ahead = 0
 
 
 cdef void linear_forward(
     vec* y,             # OUT (N, K): activation(X Wt + b)
     vec* kept,          # OUT (N, K): X Wt + b; NULL unless the activation keeps its input
     const vec* x,       # IN (N, D)
-    const vec* wt,      # IN (D, K)
+    const vec* w,       # IN (D, K) if transposed, else (K, D)
     const vec* bias,    # IN (K,), or NULL
     Py_ssize_t first, Py_ssize_t last,      # rows
     Py_ssize_t features, Py_ssize_t outputs,    # D, K
     Py_ssize_t ldx, Py_ssize_t ldy,         # in vectors
+    bint transposed,
     int activation, double alpha, double beta,
     vec* pack,          # scratch of this thread: 2 max(N, D, K) vectors
 ) noexcept nogil:
     cdef Product p
+    if not transposed and 2 * outputs * (vectors(w[0], features) + 6) < features:
+        narrow_forward(y, kept, x, w, bias, first, last, features, outputs, ldx, ldy, activation,
+                       alpha, beta)
+        return
+    set_b(&p, w, ldy if transposed else ldx, outputs, not transposed)
     p.c = y + first * ldy
     p.side = kept + first * ldy if kept != NULL else kept
     p.ld = ldy
     p.rows = last - first
-    p.columns = vectors(wt[0], outputs)
+    p.columns = vectors(w[0], outputs)
     p.start = bias
+    p.start_ld = 0
     p.a = <const char*>(x + first * ldx)
     p.a_row = ldx * sizeof(vec)
-    p.a_step = VECTOR_BYTES // lanes(wt[0])
-    p.b = wt
-    p.ldb = ldy
+    p.a_step = VECTOR_BYTES // lanes(w[0])
     p.depth = features
-    p.b_rows = 0
-    p.ahead = <const char*>(wt + 2)
-    p.ahead_column = sizeof(vec)
-    p.ahead_step = ldy * sizeof(vec)
-    p.a_ahead = 0
-    p.accumulate = False
     p.finish = STORE if activation == IDENTITY else POSITIVE if activation == RELU else FORWARD
     p.activation = activation
     p.alpha = alpha
@@ -272,33 +343,28 @@ cdef void linear_forward(
 cdef void linear_backward_input(
     vec* dx,            # OUT (N, D): (dY W) * activation'
     const vec* dy,      # IN (N, K)
-    const vec* wt,      # IN (D, K)
+    const vec* w,       # IN (D, K) if transposed, else (K, D)
     const vec* kept,    # IN (N, D): what the activation before this layer kept
     Py_ssize_t first, Py_ssize_t last,
     Py_ssize_t features, Py_ssize_t outputs,
     Py_ssize_t ldx, Py_ssize_t ldy,
+    bint transposed,
     int activation, double alpha, double beta,  # the activation before this layer
     vec* pack,
 ) noexcept nogil:
     cdef Product p
+    set_b(&p, w, ldy if transposed else ldx, features, transposed)
     p.c = dx + first * ldx
     p.side = <void*>(kept + first * ldx) if kept != NULL else NULL
     p.ld = ldx
     p.rows = last - first
-    p.columns = vectors(wt[0], features)
+    p.columns = vectors(w[0], features)
     p.start = NULL
+    p.start_ld = 0
     p.a = <const char*>(dy + first * ldy)
     p.a_row = ldy * sizeof(vec)
-    p.a_step = VECTOR_BYTES // lanes(wt[0])
-    p.b = wt
-    p.ldb = ldy
+    p.a_step = VECTOR_BYTES // lanes(w[0])
     p.depth = outputs
-    p.b_rows = features
-    p.ahead = <const char*>(wt + 2 * lanes(wt[0]) * ldy)
-    p.ahead_column = lanes(wt[0]) * ldy * sizeof(vec)
-    p.ahead_step = 128
-    p.a_ahead = 0
-    p.accumulate = False
     p.finish = STORE if activation == IDENTITY else MASK if activation == RELU else BACKWARD
     p.activation = activation
     p.alpha = alpha
@@ -307,41 +373,36 @@ cdef void linear_backward_input(
 
 
 cdef void linear_backward_weight(
-    vec* dwt,           # OUT (D, K): X^T dY; not touched if `step` is given
-    vec* wt,            # IN, OUT (D, K): updated if `step` is given
+    vec* dw,            # OUT (D, K): X^T dY; not touched if `step` is given
+    vec* w,             # IN, OUT (D, K): updated if `step` is given
     vec* m, vec* v,     # IN, OUT (D, K): optimizer states
-    const vec* x,       # IN (N, D)
+    const vec* x,       # IN (N, D); for dY^T X of a weight (K, D), X and dY change places
     const vec* dy,      # IN (N, K)
-    Py_ssize_t rows,                                    # N
-    Py_ssize_t first, Py_ssize_t last,                  # rows of Wt, of D
-    Py_ssize_t first_column, Py_ssize_t last_column,    # columns of Wt, in vectors
+    Py_ssize_t rows,                                        # N
+    Py_ssize_t first, Py_ssize_t last,                      # rows of w
+    Py_ssize_t first_column, Py_ssize_t last_column,        # columns of w, in vectors
     Py_ssize_t ldx, Py_ssize_t ldy,
     const Step* step,   # optimizer to apply to each tile, or NULL
-    bint accumulate,    # add to dwt
+    bint accumulate,    # add to dw
     vec* pack,
 ) noexcept nogil:
     cdef Product p
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(dy[0]), at = first * ldy + first_column
-    p.c = dwt + at if step == NULL else <vec*>NULL
-    p.side = wt + at
+    set_b(&p, dy + first_column, ldy, 0, False)
+    p.a_ahead = 64
+    p.c = dw + at if step == NULL else <vec*>NULL
+    p.side = w + at
     p.m = m + at
     p.v = v + at
     p.ld = ldy
     p.rows = last - first
     p.columns = last_column - first_column
-    p.start = NULL
+    p.start = p.c if accumulate else NULL
+    p.start_ld = ldy
     p.a = <const char*>x + first * item
     p.a_row = item
     p.a_step = ldx * sizeof(vec)
-    p.b = dy + first_column
-    p.ldb = ldy
     p.depth = rows
-    p.b_rows = 0
-    p.a_ahead = 64
-    p.ahead = <const char*>(dy + first_column + 2)
-    p.ahead_step = ldy * sizeof(vec)
-    p.ahead_column = sizeof(vec)
-    p.accumulate = accumulate
     p.finish = STORE if step == NULL else UPDATE
     p.step = step
     product(&p, pack)

@@ -13,11 +13,11 @@ class Program:
         calls: Sequence[Callable[[int], None]],
         itemsize: int,
         threads: int,
-        paced: bool,
         pack: int,
         pack_size: int,
         segments: Sequence[tuple[int, int, int, bool]] = (),
         keep: object = None,
+        paced: bool = False,
     ) -> None: ...
     def set_optimizer(
         self,

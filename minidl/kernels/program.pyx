@@ -42,9 +42,11 @@ cdef enum Kind:
     GATHER_TARGET   # target                                       columns ld
     GATHER_LABEL    # label
     SCATTER         # y                                            columns ld
-    LINEAR          # y kept x wt bias                             D K ldx ldy
-    LINEAR_DX       # dx dy wt kept                                D K ldx ldy
-    LINEAR_DW       # dwt wt m v x dy db bias mb vb                D K ldx ldy update accumulate
+    # of LINEAR: the weight w is Wt if `transposed`, else W
+    LINEAR          # y kept x w bias                              D K ldx ldy transposed
+    LINEAR_DX       # dx dy w kept                                 D K ldx ldy transposed
+    LINEAR_DW       # dw w m v x dy db bias mb vb                  D K ldx ldy transposed
+                    #                                              update accumulate
     BN_BLOCKS       # partial x                                    ld
     BN_MERGE        # replica mean var partial gamma beta count    ld           a eps, b momentum
     BN_RUNNING      # replica mean var gamma beta                  ld           a eps
@@ -78,7 +80,7 @@ REPLICA_ROWS = REPLICA
 
 cdef enum:
     POINTERS = 10
-    SIZES = 6
+    SIZES = 7
 
 cdef enum Status:
     RUNNING = 0
@@ -229,11 +231,11 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     elif o.kind == LINEAR:
         linear_forward(<vec*>o.p[0], <vec*>o.p[1], <const vec*>o.p[2], <const vec*>o.p[3],
                        <const vec*>o.p[4], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
-                       o.activation, o.a, o.b, pack)
+                       o.n[4], o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DX:
         linear_backward_input(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
                               <const vec*>o.p[3], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
-                              o.activation, o.a, o.b, pack)
+                              o.n[4], o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DW:
         weight_gradient(like, o, f, team, pack)
     elif o.kind == BN_BLOCKS or o.kind == BN_GRADIENTS or o.kind == LOSS:
@@ -310,18 +312,27 @@ cdef void weight_gradient(vec like, const Op* o, const Frame* f, Team* team, vec
                           ) noexcept nogil:
     """LINEAR_DW: gradients of weight and bias, or their updates."""
     cdef Py_ssize_t bound[4]
-    cdef Py_ssize_t columns = vectors(like, o.n[1])
-    cdef const Step* step = &f.update if o.n[4] else NULL
-    part_of_weight(o.n[0], columns, team, bound)
-    require(0 <= bound[0] and bound[0] <= bound[1] and bound[1] <= o.n[0])
-    require(0 <= bound[2] and bound[2] <= bound[3] and bound[3] <= columns)
-    linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3],
-                           <const vec*>o.p[4], <const vec*>o.p[5], f.rows, bound[0], bound[1],
-                           bound[2], bound[3], o.n[2], o.n[3], step, o.n[5], pack)
+    cdef Py_ssize_t rows, ldx = o.n[2], ldy = o.n[3], columns = vectors(like, o.n[1])
+    cdef const vec* x = <const vec*>o.p[4]
+    cdef const vec* dy = <const vec*>o.p[5]
+    cdef const Step* step = &f.update if o.n[5] else NULL
     if o.p[7] != NULL:
-        linear_backward_bias(<vec*>o.p[6], <vec*>o.p[7], <vec*>o.p[8], <vec*>o.p[9],
-                             <const vec*>o.p[5], f.rows, share(columns, team.size, team.rank),
-                             share(columns, team.size, team.rank + 1), o.n[3], step, o.n[5])
+        linear_backward_bias(<vec*>o.p[6], <vec*>o.p[7], <vec*>o.p[8], <vec*>o.p[9], dy, f.rows,
+                             share(columns, team.size, team.rank),
+                             share(columns, team.size, team.rank + 1), ldy, step, o.n[6])
+    rows = o.n[0]
+    if not o.n[4]:  # dW = dY^T X
+        rows = o.n[1]
+        columns = vectors(like, o.n[0])
+        x = <const vec*>o.p[5]
+        dy = <const vec*>o.p[4]
+        ldx = o.n[3]
+        ldy = o.n[2]
+    part_of_weight(rows, columns, team, bound)
+    require(0 <= bound[0] and bound[0] <= bound[1] and bound[1] <= rows)
+    require(0 <= bound[2] and bound[2] <= bound[3] and bound[3] <= columns)
+    linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3], x, dy, f.rows,
+                           bound[0], bound[1], bound[2], bound[3], ldx, ldy, step, o.n[6], pack)
 
 
 cdef int execute_range(State* s, Py_ssize_t low, Py_ssize_t high, const Frame* f, Team* team
@@ -501,14 +512,14 @@ cdef class Program:
         float32 or float64.
     threads : int
         The most threads that the buffers have room for.
-    paced : bool
-        Use the number of threads, up to that, which is found to be fastest; else all.
     pack : int
         Address of scratch memory, `pack_size` bytes a thread.
     segments : sequence of (live, copy, size, real)
         Memory that is saved at the start of each epoch.
     keep : object
         Kept alive as long as the program.
+    paced : bool
+        Use the number of threads, up to that, which is found to be fastest; else all.
     """
 
     cdef State state
@@ -518,8 +529,8 @@ cdef class Program:
     cdef object keep
     cdef bint busy
 
-    def __cinit__(self, ops, calls, Py_ssize_t itemsize, Py_ssize_t threads, bint paced,
-                  uintptr_t pack, Py_ssize_t pack_size, segments=(), keep=None):
+    def __cinit__(self, ops, calls, Py_ssize_t itemsize, Py_ssize_t threads, uintptr_t pack,
+                  Py_ssize_t pack_size, segments=(), keep=None, bint paced=False):
         cdef Py_ssize_t i, j
         cdef Op* o
         self.state.ops = <Op*>PyMem_Calloc(max(len(ops), 1), sizeof(Op))

@@ -55,11 +55,11 @@ class Layer:
     # Parameters.
 
     def add_parameter(
-        self, name: str, values: npt.ArrayLike, *, trainable: bool = True, transposed: bool = False
+        self, name: str, values: npt.ArrayLike, *, trainable: bool = True, matrix: bool = False
     ) -> None:
         """Make a parameter; not trainable ones are saved, but no gradient is asked for."""
         array = np.array(values, self.dtype)
-        self._parameters[name] = Parameter(array, trainable=trainable, transposed=transposed)
+        self._parameters[name] = Parameter(array, trainable=trainable, matrix=matrix)
 
     def __getattr__(self, name: str) -> Any:
         """Parameters as attributes: a view of the current values."""
@@ -260,7 +260,7 @@ class Layer:
         state["_program"] = None
         state.pop("_predictor", None)
         state["_parameters"] = {
-            name: (p.array.copy(), p.trainable, p.transposed)
+            name: (p.array.copy(), p.trainable, p.matrix)
             for name, p in self._parameters.items()
         }
         return state
@@ -269,8 +269,8 @@ class Layer:
         """Make the parameters anew."""
         parameters = state.pop("_parameters")
         self.__dict__.update(state, _parameters={})
-        for name, (values, trainable, transposed) in parameters.items():
-            self._parameters[name] = Parameter(values, trainable=trainable, transposed=transposed)
+        for name, (values, trainable, matrix) in parameters.items():
+            self._parameters[name] = Parameter(values, trainable=trainable, matrix=matrix)
 
     def set_dtype(self, dtype: np.dtype[np.floating]) -> None:
         """Convert this layer, and those inside it, to a dtype."""
