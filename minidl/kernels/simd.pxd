@@ -151,6 +151,9 @@ cdef extern from * nogil:
       V_INLINE V scale_##V(V p, V n, V magic) {                                                 \\
         I k = (I)n - (I)magic, h = k >> 1;                                                      \\
         return p * (V)((h + BIAS) << MANTISSA) * (V)((k - h + BIAS) << MANTISSA); }             \\
+      /* 2**n for n given as magic + n, where that is a normal number */                         \\
+      V_INLINE V power_##V(V n, V magic) {                                                      \\
+        return (V)(((I)n - (I)magic + BIAS) << MANTISSA); }                                     \\
       /* x = m 2^e with m in [sqrt(1/2), sqrt(2)), for normal positive x */                      \\
       V_INLINE V split_##V(V x, V *e) {                                                         \\
         I k = ((I)x - (I)splat_##V(0.70710678118654752)) >> MANTISSA;                           \\
@@ -231,6 +234,8 @@ cdef extern from * nogil:
     f64v copysign_f64v(f64v a, f64v s) noexcept
     f32v scale_f32v(f32v p, f32v n, f32v magic) noexcept
     f64v scale_f64v(f64v p, f64v n, f64v magic) noexcept
+    f32v power_f32v(f32v n, f32v magic) noexcept
+    f64v power_f64v(f64v n, f64v magic) noexcept
     f32v split_f32v(f32v x, f32v* e) noexcept
     f64v split_f64v(f64v x, f64v* e) noexcept
     void transpose_f32v(f32v* to, Py_ssize_t ldto, const f32v* source, Py_ssize_t ldfrom,
@@ -341,6 +346,14 @@ cdef inline vec vscale(vec p, vec n, vec magic) noexcept nogil:
         return scale_f32v(p, n, magic)
     else:
         return scale_f64v(p, n, magic)
+
+
+cdef inline vec vpower(vec n, vec magic) noexcept nogil:
+    """2**n, for n given as magic + n; for normal results."""
+    if vec is f32v:
+        return power_f32v(n, magic)
+    else:
+        return power_f64v(n, magic)
 
 
 cdef inline vec vsplit(vec x, vec* e) noexcept nogil:

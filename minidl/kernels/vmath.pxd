@@ -6,7 +6,7 @@ at that radius the term after the last is below half an ULP, so no fitted table 
 """
 
 from minidl.kernels.simd cimport (
-    f32v, fma, if_gt, splat, vabs, vcopysign, vec, vmax, vmin, vscale, vsplit,
+    f32v, fma, if_gt, splat, vabs, vcopysign, vec, vmax, vmin, vpower, vscale, vsplit,
 )
 
 
@@ -73,7 +73,7 @@ cdef inline vec vexpm1(vec x) noexcept nogil:
     cdef vec n, p, s
     x = clamp(x, -80.0, 80.0)
     p = taylor_expm1(reduce_exp(x, &n))
-    s = vscale(splat(x, 1.0), n, magic_of(x))
+    s = vpower(n, magic_of(x))
     return fma(p, s, s - splat(x, 1.0))
 
 
