@@ -246,14 +246,25 @@ class Plan:
         self.emit(
             "LINEAR",
             [y, kept, self.data[node.x], self.values(weight), self.values(bias)],
-            self._linear_sizes(layer),
+            self._linear_sizes(node),
             activation=activation,
         )
 
-    def _linear_sizes(self, layer: Linear) -> list[int]:
+    def _in_place(self) -> bool:
+        """True if the batch can be read where the user has it: by products with Wt alone."""
+        readers = self.graph.input.readers
+        return bool(readers) and all(
+            node.kind == "linear" and node.layer._parameters["weight"].transposed
+            for node in readers
+        )
+
+    def _linear_sizes(self, node: Node) -> list[int]:
+        layer = cast(Linear, node.layer)
         features, outputs = layer.in_features, layer.out_features
         transposed = layer._parameters["weight"].transposed
-        return [features, outputs, self.ld(features), self.ld(outputs), int(transposed)]
+        in_place = node.x is self.graph.input and self._in_place()
+        sizes = [features, outputs, self.ld(features), self.ld(outputs)]
+        return [*sizes, int(transposed), int(in_place)]
 
     def _batchnorm_forward(self, node: Node) -> None:
         layer = cast(BatchNorm1d, node.layer)
@@ -452,7 +463,7 @@ class BackwardPlan(Plan):
             self.emit(
                 "LINEAR_DX",
                 [dx, dy, self.values(weight), kept],
-                self._linear_sizes(layer),
+                self._linear_sizes(node),
                 activation=before,
             )
         fused = self.state is not None
@@ -461,7 +472,7 @@ class BackwardPlan(Plan):
         )
         pointers = [dweight, self.values(weight), *self._states(weight), x, dy]
         pointers += [dbias, self.values(bias), *self._states(bias)]
-        sizes = [*self._linear_sizes(layer), int(fused), 0]
+        sizes = [*self._linear_sizes(node), int(fused), 0]
         self.pack_depth = max(self.pack_depth, self.rows)
         self.weight_operations.append(lambda: self.emit("LINEAR_DW", pointers, sizes))
 
@@ -543,7 +554,7 @@ class BackwardPlan(Plan):
     def batch(self, loss: Loss | None) -> None:
         """Operations that fetch the rows of the batch."""
         x = self.data[self.graph.input]
-        self.emit("GATHER_X", [x], [x.columns, self.ld(x.columns)])
+        self.emit("GATHER_X", [x], [x.columns, self.ld(x.columns), int(self._in_place())])
         if loss is None:
             return
         if loss.integer_labels:

@@ -306,7 +306,7 @@ cdef inline void set_b(Product* p, const vec* w, Py_ssize_t ld, Py_ssize_t rows,
 cdef void linear_forward(
     vec* y,             # OUT (N, K): activation(X Wt + b)
     vec* kept,          # OUT (N, K): X Wt + b; NULL unless the activation keeps its input
-    const vec* x,       # IN (N, D)
+    const char* x, Py_ssize_t x_row,    # IN (N, D), bytes from row to row
     const vec* w,       # IN (D, K) if transposed, else (K, D)
     const vec* bias,    # IN (K,), or NULL
     Py_ssize_t first, Py_ssize_t last,      # rows
@@ -318,7 +318,7 @@ cdef void linear_forward(
 ) noexcept nogil:
     cdef Product p
     if not transposed and 2 * outputs * (vectors(w[0], features) + 6) < features:
-        narrow_forward(y, kept, x, w, bias, first, last, features, outputs, ldx, ldy, activation,
+        narrow_forward(y, kept, <const vec*>x, w, bias, first, last, features, outputs, ldx, ldy, activation,
                        alpha, beta)
         return
     set_b(&p, w, ldy if transposed else ldx, outputs, not transposed)
@@ -329,8 +329,8 @@ cdef void linear_forward(
     p.columns = vectors(w[0], outputs)
     p.start = bias
     p.start_ld = 0
-    p.a = <const char*>(x + first * ldx)
-    p.a_row = ldx * sizeof(vec)
+    p.a = x + first * x_row
+    p.a_row = x_row
     p.a_step = VECTOR_BYTES // lanes(w[0])
     p.depth = features
     p.finish = STORE if activation == IDENTITY else POSITIVE if activation == RELU else FORWARD
@@ -376,12 +376,13 @@ cdef void linear_backward_weight(
     vec* dw,            # OUT (D, K): X^T dY; not touched if `step` is given
     vec* w,             # IN, OUT (D, K): updated if `step` is given
     vec* m, vec* v,     # IN, OUT (D, K): optimizer states
-    const vec* x,       # IN (N, D); for dY^T X of a weight (K, D), X and dY change places
+    const char* x, Py_ssize_t x_row,    # IN (N, D); for dY^T X of a weight (K, D), X and dY
+                                        # change places
     const vec* dy,      # IN (N, K)
     Py_ssize_t rows,                                        # N
     Py_ssize_t first, Py_ssize_t last,                      # rows of w
     Py_ssize_t first_column, Py_ssize_t last_column,        # columns of w, in vectors
-    Py_ssize_t ldx, Py_ssize_t ldy,
+    Py_ssize_t ldy,
     const Step* step,   # optimizer to apply to each tile, or NULL
     bint accumulate,    # add to dw
     vec* pack,
@@ -399,9 +400,9 @@ cdef void linear_backward_weight(
     p.columns = last_column - first_column
     p.start = p.c if accumulate else NULL
     p.start_ld = ldy
-    p.a = <const char*>x + first * item
+    p.a = x + first * item
     p.a_row = item
-    p.a_step = ldx * sizeof(vec)
+    p.a_step = x_row
     p.depth = rows
     p.finish = STORE if step == NULL else UPDATE
     p.step = step
@@ -418,5 +419,5 @@ cdef void linear_backward_bias(
     Py_ssize_t ldy, const Step* step, bint accumulate,
 ) noexcept nogil:
     cdef vec one = splat(dy[0], 1.0)
-    linear_backward_weight(db, bias, m, v, &one, dy, rows, 0, 1, first_column, last_column, 0,
-                           ldy, step, accumulate, <vec*>NULL)
+    linear_backward_weight(db, bias, m, v, <const char*>&one, 0, dy, rows, 0, 1, first_column,
+                           last_column, ldy, step, accumulate, <vec*>NULL)

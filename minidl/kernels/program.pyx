@@ -38,14 +38,15 @@ cdef extern from "Python.h":
 
 cdef enum Kind:
     # name            pointers p                                   sizes n
-    GATHER_X = 0    # x                                            features ld
+    GATHER_X = 0    # x                                            features ld in_place
     GATHER_TARGET   # target                                       columns ld
     GATHER_LABEL    # label
     SCATTER         # y                                            columns ld
-    # of LINEAR: the weight w is Wt if `transposed`, else W
-    LINEAR          # y kept x w bias                              D K ldx ldy transposed
+    # of LINEAR: the weight w is Wt if `transposed`, else W; with `in_place` x is the batch, which
+    # is read where the user has it if its rows are in order there, and then not gathered
+    LINEAR          # y kept x w bias                              D K ldx ldy transposed in_place
     LINEAR_DX       # dx dy w kept                                 D K ldx ldy transposed
-    LINEAR_DW       # dw w m v x dy db bias mb vb                  D K ldx ldy transposed
+    LINEAR_DW       # dw w m v x dy db bias mb vb                  D K ldx ldy transposed in_place
                     #                                              update accumulate
     BN_BLOCKS       # partial x                                    ld
     BN_MERGE        # replica mean var partial gamma beta count    ld           a eps, b momentum
@@ -80,7 +81,7 @@ REPLICA_ROWS = REPLICA
 
 cdef enum:
     POINTERS = 10
-    SIZES = 7
+    SIZES = 8
 
 cdef enum Status:
     RUNNING = 0
@@ -112,6 +113,7 @@ cdef struct State:
     # The data: same type as the program, strides in bytes. Without x, buffers are filled outside.
     const char* x
     Py_ssize_t x_row, x_column
+    bint in_place           # rows of x can be read where they are
     const char* target
     Py_ssize_t target_row, target_column
     const int64_t* label
@@ -200,6 +202,16 @@ cdef inline double add_partials(const double* partial, Py_ssize_t rows, int whic
     return total
 
 
+cdef inline const char* input_of(const State* s, const Op* o, const Frame* f, const char* x,
+                                 Py_ssize_t pitch, Py_ssize_t* row) noexcept nogil:
+    """Where a LINEAR operation's x begins, and the bytes from row to row."""
+    if o.n[5] and s.in_place:
+        row[0] = s.x_row
+        return s.x + f.start * s.x_row
+    row[0] = pitch
+    return x
+
+
 cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) noexcept nogil:
     """This thread's share of one operation; 0, or the status that ends the run."""
     cdef Py_ssize_t first = f.first, last = f.last, b, low, high, blocks, ld
@@ -208,12 +220,14 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     cdef vec* pack = <vec*>(<char*>s.pack + team.rank * s.pack_size)
     cdef vec* replica
     cdef double total
+    cdef const char* x
+    cdef Py_ssize_t x_row
     require(0 <= team.rank and team.rank < team.size)
     require(0 <= first and first <= last and last <= f.rows)
     if o.kind == BARRIER:
         wait(team)
     elif o.kind == GATHER_X:
-        if s.x != NULL:
+        if s.x != NULL and not (s.in_place and o.n[2]):
             gather(<char*>o.p[0], o.n[1] * sizeof(vec), s.x, s.x_row, s.x_column, o.n[0], item, s,
                    f)
     elif o.kind == GATHER_TARGET:
@@ -229,7 +243,8 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
             memcpy(s.out + (f.start + b) * s.out_row,
                    <char*>o.p[0] + b * o.n[1] * sizeof(vec), o.n[0] * item)
     elif o.kind == LINEAR:
-        linear_forward(<vec*>o.p[0], <vec*>o.p[1], <const vec*>o.p[2], <const vec*>o.p[3],
+        x = input_of(s, o, f, <const char*>o.p[2], o.n[2] * sizeof(vec), &x_row)
+        linear_forward(<vec*>o.p[0], <vec*>o.p[1], x, x_row, <const vec*>o.p[3],
                        <const vec*>o.p[4], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
                        o.n[4], o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DX:
@@ -237,7 +252,7 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
                               <const vec*>o.p[3], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
                               o.n[4], o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DW:
-        weight_gradient(like, o, f, team, pack)
+        weight_gradient(like, s, o, f, team, pack)
     elif o.kind == BN_BLOCKS or o.kind == BN_GRADIENTS or o.kind == LOSS:
         blocks = block_count(f.rows)
         for b in range(share(blocks, team.size, team.rank),
@@ -308,31 +323,30 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     return 0
 
 
-cdef void weight_gradient(vec like, const Op* o, const Frame* f, Team* team, vec* pack
+cdef void weight_gradient(vec like, const State* s, const Op* o, const Frame* f, Team* team, vec* pack
                           ) noexcept nogil:
     """LINEAR_DW: gradients of weight and bias, or their updates."""
     cdef Py_ssize_t bound[4]
-    cdef Py_ssize_t rows, ldx = o.n[2], ldy = o.n[3], columns = vectors(like, o.n[1])
-    cdef const vec* x = <const vec*>o.p[4]
+    cdef Py_ssize_t rows = o.n[0], columns = vectors(like, o.n[1]), ldy = o.n[3], x_row
+    cdef const char* x = input_of(s, o, f, <const char*>o.p[4], o.n[2] * sizeof(vec), &x_row)
     cdef const vec* dy = <const vec*>o.p[5]
-    cdef const Step* step = &f.update if o.n[5] else NULL
+    cdef const Step* step = &f.update if o.n[6] else NULL
     if o.p[7] != NULL:
         linear_backward_bias(<vec*>o.p[6], <vec*>o.p[7], <vec*>o.p[8], <vec*>o.p[9], dy, f.rows,
                              share(columns, team.size, team.rank),
-                             share(columns, team.size, team.rank + 1), ldy, step, o.n[6])
-    rows = o.n[0]
+                             share(columns, team.size, team.rank + 1), ldy, step, o.n[7])
     if not o.n[4]:  # dW = dY^T X
         rows = o.n[1]
         columns = vectors(like, o.n[0])
-        x = <const vec*>o.p[5]
+        x = <const char*>dy
+        x_row = ldy * sizeof(vec)
         dy = <const vec*>o.p[4]
-        ldx = o.n[3]
         ldy = o.n[2]
     part_of_weight(rows, columns, team, bound)
     require(0 <= bound[0] and bound[0] <= bound[1] and bound[1] <= rows)
     require(0 <= bound[2] and bound[2] <= bound[3] and bound[3] <= columns)
-    linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3], x, dy, f.rows,
-                           bound[0], bound[1], bound[2], bound[3], ldx, ldy, step, o.n[6], pack)
+    linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3], x, x_row, dy,
+                           f.rows, bound[0], bound[1], bound[2], bound[3], ldy, step, o.n[7], pack)
 
 
 cdef int execute_range(State* s, Py_ssize_t low, Py_ssize_t high, const Frame* f, Team* team
@@ -600,6 +614,9 @@ cdef class Program:
         s.batch_size = batch_size
         s.merge_last = merge_last
         s.seed = seed
+        # Rows a multiple of 4 KiB apart would share a few sets of the first cache.
+        s.in_place = (s.x != NULL and order == 0 and s.x_column == (8 if s.wide else 4)
+                      and s.x_row > 0 and s.x_row % 4096 != 0)
 
     def seek(self, Py_ssize_t epoch, Py_ssize_t batch, Py_ssize_t step):
         """Go to a batch of an epoch; `step` counts the updates made so far."""
