@@ -266,10 +266,13 @@ class Plan:
         sizes = [features, outputs, self.ld(features), self.ld(outputs)]
         return [*sizes, int(transposed), int(in_place)]
 
+    def _norm_sizes(self, columns: int) -> list[int]:
+        return [-(-columns * self.dtype.itemsize // VECTOR), self.ld(columns)]
+
     def _batchnorm_forward(self, node: Node) -> None:
         layer = cast(BatchNorm1d, node.layer)
         out, activation = self._out(node)
-        ld = self.ld(out.columns)
+        sizes = self._norm_sizes(out.columns)
         x, y = self.data[node.x], self.matrix(out.columns)
         self.data[out] = y
         replica = self.replicas[node] = self.matrix(out.columns, REPLICA_ROWS * self.threads)
@@ -279,18 +282,18 @@ class Plan:
         )
         if self.graph.trains(layer):
             partial = self.matrix(out.columns, BLOCK_ROWS * BLOCKS)
-            self.emit("BN_BLOCKS", [partial, x], [ld])
+            self.emit("BN_BLOCKS", [partial, x], sizes)
             self.barrier()
             self.emit(
                 "BN_MERGE",
                 [replica, mean, var, partial, gamma, beta, address(layer.num_batches_tracked)],
-                [ld],
+                sizes,
                 a=layer.eps,
                 b=layer.momentum,
             )
         else:
-            self.emit("BN_RUNNING", [replica, mean, var, gamma, beta], [ld], a=layer.eps)
-        self.emit("BN_NORMALIZE", [y, x, replica], [ld], activation=activation)
+            self.emit("BN_RUNNING", [replica, mean, var, gamma, beta], sizes, a=layer.eps)
+        self.emit("BN_NORMALIZE", [y, x, replica], sizes, activation=activation)
 
     def _activation_forward(self, node: Node) -> None:
         x = self.data[node.x]
@@ -479,19 +482,19 @@ class BackwardPlan(Plan):
     def _batchnorm_backward(self, node: Node, wanted: bool) -> None:
         layer = cast(BatchNorm1d, node.layer)
         out, activation = self._out(node)
-        dy, x, ld = self.gradients[out], self.data[node.x], self.ld(out.columns)
+        dy, x, sizes = self.gradients[out], self.data[node.x], self._norm_sizes(out.columns)
         partial = self.matrix(out.columns, BLOCK_ROWS * BLOCKS)
         replica = self.replicas[node]
         gamma, beta = self.parameter(layer, "weight"), self.parameter(layer, "bias")
         dgamma, dbeta = self._gradient(gamma), self._gradient(beta)
         self.emit(
-            "BN_GRADIENTS", [partial, dy, self.data[out], x, replica], [ld], activation=activation
+            "BN_GRADIENTS", [partial, dy, self.data[out], x, replica], sizes, activation=activation
         )
         self.barrier()
         trains = int(self.graph.trains(layer))
-        self.emit("BN_MERGE_GRAD", [replica, dgamma, dbeta, partial], [ld, trains, 0])
+        self.emit("BN_MERGE_GRAD", [replica, dgamma, dbeta, partial], [*sizes, trains, 0])
         if wanted:
-            self.emit("BN_BACKWARD", [dy, dy, x, replica], [ld])
+            self.emit("BN_BACKWARD", [dy, dy, x, replica], sizes)
             self.gradients[node.x] = dy
         if self.state is not None:
             self._update(cast(Parameter, gamma), dgamma)

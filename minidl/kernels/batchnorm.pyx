@@ -24,7 +24,8 @@ Forward keeps x, and y if an activation follows; the statistics are 5 rows a thr
 traffic: forward reads x twice (once from cache) and writes y; backward reads dy and x twice and
 writes dy and dx.
 
-A thread's replica, rows of ld vectors: s, d relative to s as -d / sigma, 1 / sigma, gamma / sigma,
+Columns are gone through in the outer loop, rows in the inner one: what belongs to a column stays in
+registers. A thread's replica, rows of ld vectors: s, d relative to s as -d / sigma, 1 / sigma, gamma / sigma,
 beta - d gamma / sigma, and in backward dbeta / N and dgamma / N. Every thread computes all of it in
 the same order: no second barrier.
 """
@@ -34,17 +35,20 @@ from minidl.kernels.activation cimport SILU
 from minidl.kernels.simd cimport fma, require, splat, vec, vsqrt
 from minidl.kernels.threads cimport block_count, share
 
+cdef enum:
+    NEAR_ROWS = 16      # rows that stay in the first cache while their columns are gone through
+
 
 cdef void block_statistics(
     vec* partial,       # OUT (3, ld): first row, mean and M2 of what exceeds it
     const vec* x,       # IN (N, ld)
     Py_ssize_t first, Py_ssize_t last,  # rows of the block
-    Py_ssize_t ld,
+    Py_ssize_t width, Py_ssize_t ld,    # columns and distance of rows, in vectors
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef vec s, d, m2, e, count = splat(x[0], <double>(last - first))
     require(first < last)
-    for j in range(ld):
+    for j in range(width):
         s = x[first * ld + j]
         d = splat(s, 0.0)
         for i in range(first + 1, last):
@@ -76,12 +80,12 @@ cdef void merge_statistics(
     vec* running_mean, vec* running_var,    # IN, OUT (ld,), or NULL
     const vec* partial,                     # IN (blocks, 3, ld)
     const vec* gamma, const vec* beta,      # IN (ld,)
-    Py_ssize_t rows, Py_ssize_t ld, double eps, double momentum,
+    Py_ssize_t rows, Py_ssize_t width, Py_ssize_t ld, double eps, double momentum,
 ) noexcept nogil:
     cdef Py_ssize_t b, j, n, blocks = block_count(rows)
     cdef const vec* p
     cdef vec s, d, m2, e
-    for j in range(ld):
+    for j in range(width):
         s = partial[j]
         d = splat(s, 0.0)
         for b in range(blocks):
@@ -107,10 +111,10 @@ cdef void running_statistics(
     vec* replica,       # OUT (7, ld): rows 0 to 4
     const vec* running_mean, const vec* running_var,    # IN (ld,)
     const vec* gamma, const vec* beta,
-    Py_ssize_t ld, double eps,
+    Py_ssize_t width, Py_ssize_t ld, double eps,
 ) noexcept nogil:
     cdef Py_ssize_t j
-    for j in range(ld):
+    for j in range(width):
         fill(replica + j, running_mean[j], splat(gamma[j], 0.0), running_var[j], gamma[j], beta[j],
              ld, eps)
 
@@ -119,17 +123,20 @@ cdef void normalize(
     vec* y,             # OUT (N, ld): activation(gamma xhat + beta)
     const vec* x,       # IN (N, ld)
     const vec* replica,  # IN (7, ld)
-    Py_ssize_t first, Py_ssize_t last, Py_ssize_t ld,
+    Py_ssize_t first, Py_ssize_t last, Py_ssize_t width, Py_ssize_t ld,
     int activation, double a, double b,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
-    cdef const vec* s = replica
-    cdef const vec* scale = replica + 3 * ld
-    cdef const vec* offset = replica + 4 * ld
-    for i in range(first, last):
-        for j in range(ld):
-            y[i * ld + j] = activate(activation, fma(x[i * ld + j] - s[j], scale[j], offset[j]),
-                                     a, b)
+    cdef Py_ssize_t i, j, low = first, high
+    cdef vec s, scale, offset
+    while low < last:
+        high = min(low + NEAR_ROWS, last)
+        for j in range(width):
+            s = replica[j]
+            scale = replica[3 * ld + j]
+            offset = replica[4 * ld + j]
+            for i in range(low, high):
+                y[i * ld + j] = activate(activation, fma(x[i * ld + j] - s, scale, offset), a, b)
+        low = high
 
 
 cdef void block_gradients(
@@ -138,12 +145,12 @@ cdef void block_gradients(
     const vec* y,       # IN (N, ld): output of forward
     const vec* x,       # IN (N, ld): input of forward
     const vec* replica,  # IN (7, ld)
-    Py_ssize_t first, Py_ssize_t last, Py_ssize_t ld,
+    Py_ssize_t first, Py_ssize_t last, Py_ssize_t width, Py_ssize_t ld,
     int activation, double a, double b,
 ) noexcept nogil:
     cdef Py_ssize_t i, j
     cdef vec g, kept, e, sum_dy, sum_dy_xhat
-    for j in range(ld):
+    for j in range(width):
         sum_dy = splat(x[j], 0.0)
         sum_dy_xhat = sum_dy
         for i in range(first, last):
@@ -166,13 +173,13 @@ cdef void merge_gradients(
     vec* replica,       # OUT (7, ld): rows 5 and 6
     vec* dgamma, vec* dbeta,    # OUT (ld,), or NULL
     const vec* partial,         # IN (blocks, 3, ld)
-    Py_ssize_t rows, Py_ssize_t ld,
+    Py_ssize_t rows, Py_ssize_t width, Py_ssize_t ld,
     bint training,      # False: the statistics are constants
     bint accumulate,    # add to dgamma and dbeta
 ) noexcept nogil:
     cdef Py_ssize_t b, j, blocks = block_count(rows)
     cdef vec sum_dy, sum_dy_xhat, share_of_row
-    for j in range(ld):
+    for j in range(width):
         sum_dy = splat(partial[j], 0.0)
         share_of_row = splat(sum_dy, 1.0 / <double>rows if training else 0.0)
         sum_dy_xhat = sum_dy
@@ -191,12 +198,20 @@ cdef void batchnorm_backward(
     const vec* dy,      # IN (N, ld)
     const vec* x,       # IN (N, ld)
     const vec* replica,  # IN (7, ld)
-    Py_ssize_t first, Py_ssize_t last, Py_ssize_t ld,
+    Py_ssize_t first, Py_ssize_t last, Py_ssize_t width, Py_ssize_t ld,
 ) noexcept nogil:
-    cdef Py_ssize_t i, j
-    cdef vec xhat, zero = splat(dy[0], 0.0)
-    for i in range(first, last):
-        for j in range(ld):
-            xhat = fma(x[i * ld + j] - replica[j], replica[2 * ld + j], replica[ld + j])
-            dx[i * ld + j] = replica[3 * ld + j] * fma(
-                zero - xhat, replica[6 * ld + j], dy[i * ld + j] - replica[5 * ld + j])
+    cdef Py_ssize_t i, j, low = first, high
+    cdef vec s, inverse, mean, scale, mean_dy, mean_dy_xhat, xhat, zero = splat(dy[0], 0.0)
+    while low < last:
+        high = min(low + NEAR_ROWS, last)
+        for j in range(width):
+            s = replica[j]
+            mean = replica[ld + j]
+            inverse = replica[2 * ld + j]
+            scale = replica[3 * ld + j]
+            mean_dy = replica[5 * ld + j]
+            mean_dy_xhat = replica[6 * ld + j]
+            for i in range(low, high):
+                xhat = fma(x[i * ld + j] - s, inverse, mean)
+                dx[i * ld + j] = scale * fma(zero - xhat, mean_dy_xhat, dy[i * ld + j] - mean_dy)
+        low = high

@@ -48,13 +48,13 @@ cdef enum Kind:
     LINEAR_DX       # dx dy w kept                                 D K ldx ldy transposed
     LINEAR_DW       # dw w m v x dy db bias mb vb                  D K ldx ldy transposed in_place
                     #                                              update accumulate
-    BN_BLOCKS       # partial x                                    ld
-    BN_MERGE        # replica mean var partial gamma beta count    ld           a eps, b momentum
-    BN_RUNNING      # replica mean var gamma beta                  ld           a eps
-    BN_NORMALIZE    # y x replica                                  ld
-    BN_GRADIENTS    # partial dy y x replica                       ld
-    BN_MERGE_GRAD   # replica dgamma dbeta partial                 ld training accumulate
-    BN_BACKWARD     # dx dy x replica                              ld
+    BN_BLOCKS       # partial x                                    width ld
+    BN_MERGE        # replica mean var partial gamma beta count    width ld     a eps, b momentum
+    BN_RUNNING      # replica mean var gamma beta                  width ld     a eps
+    BN_NORMALIZE    # y x replica                                  width ld
+    BN_GRADIENTS    # partial dy y x replica                       width ld
+    BN_MERGE_GRAD   # replica dgamma dbeta partial                 width ld training accumulate
+    BN_BACKWARD     # dx dy x replica                              width ld
     ACTIVATION      # y x                                          ld
     ACTIVATION_BACKWARD  # dx dy kept                              ld
     DROPOUT         # y x                                          ld key       a p
@@ -214,7 +214,7 @@ cdef inline const char* input_of(const State* s, const Op* o, const Frame* f, co
 
 cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) noexcept nogil:
     """This thread's share of one operation; 0, or the status that ends the run."""
-    cdef Py_ssize_t first = f.first, last = f.last, b, low, high, blocks, ld
+    cdef Py_ssize_t first = f.first, last = f.last, b, low, high, blocks, width, ld
     cdef Py_ssize_t bound[4]
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(like)
     cdef vec* pack = <vec*>(<char*>s.pack + team.rank * s.pack_size)
@@ -259,41 +259,43 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
                        share(blocks, team.size, team.rank + 1)):
             low = share(f.rows, blocks, b)
             high = share(f.rows, blocks, b + 1)
-            ld = o.n[0]
+            width = o.n[0]
+            ld = o.n[1]
             if o.kind == BN_BLOCKS:
                 block_statistics(<vec*>o.p[0] + b * STATISTICS * ld, <const vec*>o.p[1], low,
-                                 high, ld)
+                                 high, width, ld)
             elif o.kind == BN_GRADIENTS:
                 replica = <vec*>o.p[4] + team.rank * REPLICA * ld
                 block_gradients(<vec*>o.p[0] + b * STATISTICS * ld, <vec*>o.p[1],
-                                <const vec*>o.p[2], <const vec*>o.p[3], replica, low, high, ld,
-                                o.activation, o.a, o.b)
+                                <const vec*>o.p[2], <const vec*>o.p[3], replica, low, high,
+                                width, ld, o.activation, o.a, o.b)
             else:
                 loss_block(<int>o.n[2], <double*>o.p[4] + 2 * b, <double*>o.p[4] + 2 * b + 1,
                            <vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
                            <const int64_t*>o.p[3], low, high, f.rows, o.n[0], o.n[1], pack)
     elif o.kind == BN_MERGE:
-        ld = o.n[0]
-        merge_statistics(<vec*>o.p[0] + team.rank * REPLICA * ld,
+        merge_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[1],
                          <vec*>o.p[1] if team.rank == 0 else <vec*>NULL, <vec*>o.p[2],
-                         <const vec*>o.p[3], <const vec*>o.p[4], <const vec*>o.p[5], f.rows, ld,
-                         o.a, o.b)
+                         <const vec*>o.p[3], <const vec*>o.p[4], <const vec*>o.p[5], f.rows, o.n[0],
+                         o.n[1], o.a, o.b)
         if team.rank == 0:
             (<int64_t*>o.p[6])[0] += 1
     elif o.kind == BN_RUNNING:
-        running_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[0], <const vec*>o.p[1],
-                           <const vec*>o.p[2], <const vec*>o.p[3], <const vec*>o.p[4], o.n[0], o.a)
+        running_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[1], <const vec*>o.p[1],
+                           <const vec*>o.p[2], <const vec*>o.p[3], <const vec*>o.p[4], o.n[0], o.n[1],
+                           o.a)
     elif o.kind == BN_NORMALIZE:
         normalize(<vec*>o.p[0], <const vec*>o.p[1],
-                  <const vec*>o.p[2] + team.rank * REPLICA * o.n[0], first, last, o.n[0],
+                  <const vec*>o.p[2] + team.rank * REPLICA * o.n[1], first, last, o.n[0], o.n[1],
                   o.activation, o.a, o.b)
     elif o.kind == BN_MERGE_GRAD:
-        merge_gradients(<vec*>o.p[0] + team.rank * REPLICA * o.n[0],
+        merge_gradients(<vec*>o.p[0] + team.rank * REPLICA * o.n[1],
                         <vec*>o.p[1] if team.rank == 0 else <vec*>NULL, <vec*>o.p[2],
-                        <const vec*>o.p[3], f.rows, o.n[0], o.n[1], o.n[2])
+                        <const vec*>o.p[3], f.rows, o.n[0], o.n[1], o.n[2], o.n[3])
     elif o.kind == BN_BACKWARD:
         batchnorm_backward(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
-                           <const vec*>o.p[3] + team.rank * REPLICA * o.n[0], first, last, o.n[0])
+                           <const vec*>o.p[3] + team.rank * REPLICA * o.n[1], first, last, o.n[0],
+                           o.n[1])
     elif o.kind == ACTIVATION:
         ld = o.n[0]
         activation_forward(<vec*>o.p[0] + first * ld, <const vec*>o.p[1] + first * ld,
