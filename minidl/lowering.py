@@ -117,6 +117,9 @@ class Graph:
 WORK_PER_THREAD = 400_000
 SURE_WORK_PER_THREAD = 25_000_000
 
+# Rows of the batch for each feature up to which threads share the first layer by its columns.
+BY_COLUMNS = 2
+
 Operation = tuple[str, int, float, float, list[Any], list[int]]
 
 
@@ -243,12 +246,17 @@ class Plan:
             kept = self._keep(out, activation, lambda: self.matrix(out.columns))
         weight, bias = self.parameter(layer, "weight"), self.parameter(layer, "bias")
         self.pack_depth = max(self.pack_depth, layer.in_features, layer.out_features)
+        by_columns = self._by_columns(node)
+        if by_columns:
+            self.barrier()
         self.emit(
             "LINEAR",
             [y, kept, self.data[node.x], self.values(weight), self.values(bias)],
             self._linear_sizes(node),
             activation=activation,
         )
+        if by_columns:
+            self.barrier()
 
     def _in_place(self) -> bool:
         """True if the batch can be read where the user has it: by products with Wt alone."""
@@ -264,7 +272,21 @@ class Plan:
         transposed = layer._parameters["weight"].transposed
         in_place = node.x is self.graph.input and self._in_place()
         sizes = [features, outputs, self.ld(features), self.ld(outputs)]
-        return [*sizes, int(transposed), int(in_place)]
+        return [*sizes, int(transposed), int(in_place), int(self._by_columns(node))]
+
+    def _by_columns(self, node: Node) -> bool:
+        """True if threads share a layer by columns: the first, if its weight is large.
+
+        Each thread then reads and updates its own columns of the weight; by rows, all of it would
+        go from core to core in each step. It takes a barrier before and after.
+        """
+        layer = cast(Linear, node.layer)
+        return (
+            self.threads > 1
+            and node.x is self.graph.input
+            and layer._parameters["weight"].transposed
+            and 2 < self.rows <= BY_COLUMNS * layer.in_features
+        )
 
     def _norm_sizes(self, columns: int) -> list[int]:
         return [-(-columns * self.dtype.itemsize // VECTOR), self.ld(columns)]

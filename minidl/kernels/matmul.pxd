@@ -2,9 +2,10 @@ from minidl.kernels.optimizer cimport Step
 from minidl.kernels.simd cimport lanes, vec
 
 cdef void linear_forward(
-    vec* y, vec* kept, const char* x, Py_ssize_t x_row, const vec* w, const vec* bias, Py_ssize_t first,
-    Py_ssize_t last, Py_ssize_t features, Py_ssize_t outputs, Py_ssize_t ldx, Py_ssize_t ldy,
-    bint transposed, int activation, double alpha, double beta, vec* pack) noexcept nogil
+    vec* y, vec* kept, const char* x, Py_ssize_t x_row, const vec* w, const vec* bias,
+    Py_ssize_t first, Py_ssize_t last, Py_ssize_t first_column, Py_ssize_t last_column,
+    Py_ssize_t features, Py_ssize_t outputs, Py_ssize_t ldx, Py_ssize_t ldy, bint transposed,
+    int activation, double alpha, double beta, vec* pack) noexcept nogil
 cdef void linear_backward_input(
     vec* dx, const vec* dy, const vec* w, const vec* kept, Py_ssize_t first, Py_ssize_t last,
     Py_ssize_t features, Py_ssize_t outputs, Py_ssize_t ldx, Py_ssize_t ldy, bint transposed,

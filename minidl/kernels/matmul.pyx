@@ -310,6 +310,7 @@ cdef void linear_forward(
     const vec* w,       # IN (D, K) if transposed, else (K, D)
     const vec* bias,    # IN (K,), or NULL
     Py_ssize_t first, Py_ssize_t last,      # rows
+    Py_ssize_t first_column, Py_ssize_t last_column,    # columns of y, in vectors
     Py_ssize_t features, Py_ssize_t outputs,    # D, K
     Py_ssize_t ldx, Py_ssize_t ldy,         # in vectors
     bint transposed,
@@ -321,13 +322,17 @@ cdef void linear_forward(
         narrow_forward(y, kept, <const vec*>x, w, bias, first, last, features, outputs, ldx, ldy, activation,
                        alpha, beta)
         return
-    set_b(&p, w, ldy if transposed else ldx, outputs, not transposed)
-    p.c = y + first * ldy
-    p.side = kept + first * ldy if kept != NULL else kept
+    if transposed:
+        set_b(&p, w + first_column, ldy, 0, False)
+    else:
+        require(first_column == 0)
+        set_b(&p, w, ldx, outputs, True)
+    p.c = y + first * ldy + first_column
+    p.side = kept + first * ldy + first_column if kept != NULL else kept
     p.ld = ldy
     p.rows = last - first
-    p.columns = vectors(w[0], outputs)
-    p.start = bias
+    p.columns = last_column - first_column
+    p.start = bias + first_column if bias != NULL else bias
     p.start_ld = 0
     p.a = x + first * x_row
     p.a_row = x_row

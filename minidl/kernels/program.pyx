@@ -43,11 +43,13 @@ cdef enum Kind:
     GATHER_LABEL    # label
     SCATTER         # y                                            columns ld
     # of LINEAR: the weight w is Wt if `transposed`, else W; with `in_place` x is the batch, which
-    # is read where the user has it if its rows are in order there, and then not gathered
+    # is read where the user has it if its rows are in order there, and then not gathered; with
+    # `by_columns` a thread has all rows and a part of the columns, in LINEAR and LINEAR_DW alike
     LINEAR          # y kept x w bias                              D K ldx ldy transposed in_place
+                    #                                              by_columns
     LINEAR_DX       # dx dy w kept                                 D K ldx ldy transposed
     LINEAR_DW       # dw w m v x dy db bias mb vb                  D K ldx ldy transposed in_place
-                    #                                              update accumulate
+                    #                                              by_columns update accumulate
     BN_BLOCKS       # partial x                                    width ld
     BN_MERGE        # replica mean var partial gamma beta count    width ld     a eps, b momentum
     BN_RUNNING      # replica mean var gamma beta                  width ld     a eps
@@ -81,7 +83,7 @@ REPLICA_ROWS = REPLICA
 
 cdef enum:
     POINTERS = 10
-    SIZES = 8
+    SIZES = 9
 
 cdef enum Status:
     RUNNING = 0
@@ -178,10 +180,10 @@ cdef inline void gather(char* to, Py_ssize_t ld, const char* source, Py_ssize_t 
                 (<double*>(to + i * ld))[j] = (<const double*>(p + j * column))[0]
 
 
-cdef inline void part_of_weight(Py_ssize_t rows, Py_ssize_t columns, Team* team, Py_ssize_t* bound
-                                ) noexcept nogil:
+cdef inline void part_of_weight(Py_ssize_t rows, Py_ssize_t columns, bint by_columns, Team* team,
+                                Py_ssize_t* bound) noexcept nogil:
     """A thread's part of a (rows, columns) weight: rows if there are many, else columns."""
-    if rows >= team.size * TILE_ROWS:
+    if rows >= team.size * TILE_ROWS and not by_columns:
         bound[0] = share(rows // 4, team.size, team.rank) * 4
         bound[1] = rows if team.rank == team.size - 1 else share(
             rows // 4, team.size, team.rank + 1) * 4
@@ -244,9 +246,16 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
                    <char*>o.p[0] + b * o.n[1] * sizeof(vec), o.n[0] * item)
     elif o.kind == LINEAR:
         x = input_of(s, o, f, <const char*>o.p[2], o.n[2] * sizeof(vec), &x_row)
+        low = 0
+        high = vectors(like, o.n[1])
+        if o.n[6]:
+            first = 0
+            last = f.rows
+            low = share(vectors(like, o.n[1]), team.size, team.rank)
+            high = share(vectors(like, o.n[1]), team.size, team.rank + 1)
         linear_forward(<vec*>o.p[0], <vec*>o.p[1], x, x_row, <const vec*>o.p[3],
-                       <const vec*>o.p[4], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
-                       o.n[4], o.activation, o.a, o.b, pack)
+                       <const vec*>o.p[4], first, last, low, high, o.n[0], o.n[1], o.n[2],
+                       o.n[3], o.n[4], o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DX:
         linear_backward_input(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
                               <const vec*>o.p[3], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
@@ -332,11 +341,11 @@ cdef void weight_gradient(vec like, const State* s, const Op* o, const Frame* f,
     cdef Py_ssize_t rows = o.n[0], columns = vectors(like, o.n[1]), ldy = o.n[3], x_row
     cdef const char* x = input_of(s, o, f, <const char*>o.p[4], o.n[2] * sizeof(vec), &x_row)
     cdef const vec* dy = <const vec*>o.p[5]
-    cdef const Step* step = &f.update if o.n[6] else NULL
+    cdef const Step* step = &f.update if o.n[7] else NULL
     if o.p[7] != NULL:
         linear_backward_bias(<vec*>o.p[6], <vec*>o.p[7], <vec*>o.p[8], <vec*>o.p[9], dy, f.rows,
                              share(columns, team.size, team.rank),
-                             share(columns, team.size, team.rank + 1), ldy, step, o.n[7])
+                             share(columns, team.size, team.rank + 1), ldy, step, o.n[8])
     if not o.n[4]:  # dW = dY^T X
         rows = o.n[1]
         columns = vectors(like, o.n[0])
@@ -344,11 +353,11 @@ cdef void weight_gradient(vec like, const State* s, const Op* o, const Frame* f,
         x_row = ldy * sizeof(vec)
         dy = <const vec*>o.p[4]
         ldy = o.n[2]
-    part_of_weight(rows, columns, team, bound)
+    part_of_weight(rows, columns, o.n[6], team, bound)
     require(0 <= bound[0] and bound[0] <= bound[1] and bound[1] <= rows)
     require(0 <= bound[2] and bound[2] <= bound[3] and bound[3] <= columns)
     linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3], x, x_row, dy,
-                           f.rows, bound[0], bound[1], bound[2], bound[3], ldy, step, o.n[7], pack)
+                           f.rows, bound[0], bound[1], bound[2], bound[3], ldy, step, o.n[8], pack)
 
 
 cdef int execute_range(State* s, Py_ssize_t low, Py_ssize_t high, const Frame* f, Team* team
