@@ -50,11 +50,10 @@ cdef struct Product:
     const void* b
     Py_ssize_t ldb, depth
     Py_ssize_t b_rows   # B is the transpose of (b_rows, depth) at b; 0: it is (depth, columns)
-    # What to ask for while a panel is worked on: the next panel of B, two lines for each k, and A
-    # so many bytes further, where its elements follow each other down a column.
+    # What to ask for while a panel is worked on, beside the next line of A: the next panel of B, two
+    # lines for each k.
     const char* ahead
     Py_ssize_t ahead_step, ahead_column     # bytes from k to k, and from column to column
-    Py_ssize_t a_ahead
     int finish, activation
     double alpha, beta  # parameters of the activation
     const Step* step
@@ -64,7 +63,6 @@ cdef enum:
     PACK_ROWS = 48      # rows of C
     PACK_DEPTH = 64     # rows of B
     PACK_STRIDE = 16    # vectors between rows of B
-    SMALL_B = 16384 // VECTOR_BYTES  # vectors of B that leave half of the first cache free
     FETCH_DEPTH = 8     # products that a row of weights takes, from which they are fetched apart
 
 
@@ -85,9 +83,9 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
     Weights and states that the epilogue will update are fetched row by row while the products run,
     if these take long enough.
     """
-    cdef vec acc[12][2]
+    cdef vec acc[24]
     cdef vec out[24]
-    cdef vec bv[2]
+    cdef vec bv[8]
     cdef vec x, zero = splat(bv[0], 0.0)
     cdef Py_ssize_t _k, part, parts = 1, done = 0, end
     cdef Py_ssize_t ld = p.ld, at = first * ld + column, a_row = p.a_row
@@ -99,11 +97,11 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
     cdef int i, j
     for i in range(rows):
         for j in range(cols):
-            acc[i][j] = zero
+            acc[i * cols + j] = zero
     if p.start != NULL:
         for i in range(rows):
             for j in range(cols):
-                acc[i][j] = start[i * p.start_ld + j]
+                acc[i * cols + j] = start[i * p.start_ld + j]
     if p.finish == UPDATE and p.depth >= FETCH_DEPTH * rows:
         parts = rows
     for part in range(parts):
@@ -116,8 +114,8 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
             for i in range(rows):
                 x = splat_at(bv[0], a + i * a_row)
                 for j in range(cols):
-                    acc[i][j] = fma(x, bv[j], acc[i][j])
-            prefetch_far(a + p.a_ahead)
+                    acc[i * cols + j] = fma(x, bv[j], acc[i * cols + j])
+            prefetch_far(a + 64)
             prefetch_far(ahead)
             prefetch_far(ahead + 64)
             ahead += p.ahead_step
@@ -127,19 +125,19 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
     if p.finish == STORE:
         for i in range(rows):
             for j in range(cols):
-                c[i * ld + j] = acc[i][j]
+                c[i * ld + j] = acc[i * cols + j]
     elif p.finish == POSITIVE:
         for i in range(rows):
             for j in range(cols):
-                c[i * ld + j] = vmax(zero, acc[i][j])
+                c[i * ld + j] = vmax(zero, acc[i * cols + j])
     elif p.finish == MASK:
         for i in range(rows):
             for j in range(cols):
-                c[i * ld + j] = if_gt(side[i * ld + j], zero, acc[i][j], zero)
+                c[i * ld + j] = if_gt(side[i * ld + j], zero, acc[i * cols + j], zero)
     else:
         for i in range(rows):
             for j in range(cols):
-                out[i * cols + j] = acc[i][j]
+                out[i * cols + j] = acc[i * cols + j]
         finish_tile(p, at, out, rows, cols)
 
 
@@ -168,23 +166,26 @@ cdef void finish_tile(const Product* p, Py_ssize_t at, const vec* out, int rows,
                 c[place] = activate(p.activation, x, p.alpha, p.beta)
 
 
-cdef inline void panel(const Product* p, Py_ssize_t first, Py_ssize_t last, Py_ssize_t column,
-                       const vec* b, Py_ssize_t ldb, int cols) noexcept nogil:
-    """Rows of `cols` vectors of columns, in tiles of the greatest height that fits."""
-    cdef Py_ssize_t i = first
-    while last - i >= TILE_ROWS:
+cdef inline void panel(const Product* p, Py_ssize_t column, const vec* b, Py_ssize_t ldb, int cols
+                       ) noexcept nogil:
+    """All rows of `cols` vectors of columns, in tiles of the greatest height that fits."""
+    cdef Py_ssize_t i = 0
+    while p.rows - i >= TILE_ROWS:
         tile(p, i, column, b, ldb, TILE_ROWS, cols)
         i += TILE_ROWS
-    if TILE_ROWS > 8 and last - i >= 8:
+    if TILE_ROWS > 8 and p.rows - i >= 8:
         tile(p, i, column, b, ldb, 8, cols)
         i += 8
-    if last - i >= 4:
+    if TILE_ROWS > 6 and p.rows - i >= 6:
+        tile(p, i, column, b, ldb, 6, cols)
+        i += 6
+    if p.rows - i >= 4:
         tile(p, i, column, b, ldb, 4, cols)
         i += 4
-    if last - i >= 2:
+    if p.rows - i >= 2:
         tile(p, i, column, b, ldb, 2, cols)
         i += 2
-    if last - i >= 1:
+    if p.rows - i >= 1:
         tile(p, i, column, b, ldb, 1, cols)
 
 
@@ -211,32 +212,27 @@ cdef void product(const Product* p, vec* pack) noexcept nogil:
     """C = A B with epilogue, in panels two vectors wide; the last may be one wide.
 
     `pack`, 2 depth vectors, holds a panel of B whose rows then follow each other: fewer pages, no
-    clash of cache sets. Panel by panel, B stays in the first cache and A and C are walked through;
-    where all of B fits there, it is done tile by tile of rows, so that rows of C are finished.
+    clash of cache sets.
     """
-    cdef Py_ssize_t first = 0, last, j, step = p.rows
+    cdef Py_ssize_t j = 0
     cdef const vec* b = <const vec*>p.b
     cdef bint packing = p.b_rows > 0 or (
         p.rows >= PACK_ROWS and p.depth >= PACK_DEPTH and p.ldb >= PACK_STRIDE)
     require(p.rows >= 0 and p.depth >= 0 and p.columns <= p.ld)
-    if p.b_rows == 0 and p.depth * p.columns <= SMALL_B:
-        step = TILE_ROWS
-        packing = False
-    while first < p.rows:
-        last = min(first + step, p.rows)
-        j = 0
-        while j < p.columns:
-            if p.columns - j == 1:
-                if packing:
-                    panel(p, first, last, j, pack_panel(p, j, pack, 1), 1, 1)
-                else:
-                    panel(p, first, last, j, b + j, p.ldb, 1)
-            elif packing:
-                panel(p, first, last, j, pack_panel(p, j, pack, 2), 2, 2)
+    while p.rows == 1 and not packing and p.columns - j >= 8:
+        tile(p, 0, j, b + j, p.ldb, 1, 8)  # two sums would wait for each other
+        j += 8
+    while j < p.columns:
+        if p.columns - j == 1:
+            if packing:
+                panel(p, j, pack_panel(p, j, pack, 1), 1, 1)
             else:
-                panel(p, first, last, j, b + j, p.ldb, 2)
-            j += 2
-        first = last
+                panel(p, j, b + j, p.ldb, 1)
+        elif packing:
+            panel(p, j, pack_panel(p, j, pack, 2), 2, 2)
+        else:
+            panel(p, j, b + j, p.ldb, 2)
+        j += 2
 
 
 cdef inline void dots(vec* acc, const vec* x, Py_ssize_t ldx, const vec* w, Py_ssize_t depth,
@@ -300,7 +296,6 @@ cdef inline void set_b(Product* p, const vec* w, Py_ssize_t ld, Py_ssize_t rows,
     p.ahead = <const char*>(w + (2 * lanes(w[0]) * ld if turn else 2))
     p.ahead_column = sizeof(vec) * (lanes(w[0]) * ld if turn else 1)
     p.ahead_step = 2 * sizeof(vec) if turn else ld * sizeof(vec)
-    p.a_ahead = 0
 
 
 cdef void linear_forward(
@@ -395,7 +390,6 @@ cdef void linear_backward_weight(
     cdef Product p
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(dy[0]), at = first * ldy + first_column
     set_b(&p, dy + first_column, ldy, 0, False)
-    p.a_ahead = 64
     p.c = dw + at if step == NULL else <vec*>NULL
     p.side = w + at
     p.m = m + at
