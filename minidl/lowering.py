@@ -8,7 +8,8 @@
 3. The buffers are placed in one workspace, and the program gets their addresses.
 
 Threads own rows of the batch, so forward and backward need no barrier but at BatchNorm; weight
-gradients, which need all rows, stand together at the end, behind one barrier.
+gradients, which need all rows, stand together at the end, behind one barrier. A first layer that is
+large beside the batch is shared by columns, between two barriers.
 """
 
 from __future__ import annotations
@@ -113,8 +114,10 @@ class Graph:
 
 
 # Floating-point operations of a batch that one more thread must have to be thought of, and those
-# from which it surely pays. Between them the program tries both (`Pace` in kernels/threads.pyx).
+# from which it surely pays. Between them training and prediction try both (`Pace` in
+# kernels/threads.pyx); what runs batch by batch from Python cannot, and asks for more.
 WORK_PER_THREAD = 400_000
+UNTRIED_WORK_PER_THREAD = 2_000_000
 SURE_WORK_PER_THREAD = 25_000_000
 
 # Rows of the batch for each feature up to which threads share the first layer by its columns.
@@ -138,7 +141,8 @@ class Plan:
         self.store: Store = model.store()
         self.names = {id(layer): name for name, layer in model.layers()}
         self.rows, self.dtype = rows, dtype
-        self.threads, self.paced = self._threads()
+        self.work = self._work()
+        self.threads = self._threads(WORK_PER_THREAD)
         self.operations: list[Operation] = []
         self.calls: list[Callable[[int], None]] = []
         self.buffers: list[Buffer] = []
@@ -155,16 +159,18 @@ class Plan:
                 if reader.kind == "activation" and node.y is not self.graph.output:
                     self.fused[node] = reader
 
-    def _threads(self) -> tuple[int, bool]:
-        """The most threads that have enough to do, and whether to try if fewer are faster."""
+    def _work(self) -> int:
+        """Floating-point operations of a batch, roughly."""
         widths = [
             (node.x.columns, node.y.columns if node.kind == "linear" else 8)
             for node in self.graph.nodes
         ]
-        work = 6 * self.rows * int(sum(a * b for a, b in widths))
-        wanted = work // WORK_PER_THREAD if WORK_PER_THREAD else work
-        threads = max(1, min(parallel.get_num_threads(), wanted))
-        return threads, WORK_PER_THREAD > 0 and work < threads * SURE_WORK_PER_THREAD
+        return 6 * self.rows * int(sum(a * b for a, b in widths))
+
+    def _threads(self, work_per_thread: int) -> int:
+        """The most threads that have so much to do."""
+        wanted = self.work // work_per_thread if work_per_thread else self.work
+        return max(1, min(parallel.get_num_threads(), wanted))
 
     # Buffers and operations.
 
@@ -285,16 +291,17 @@ class Plan:
             self.threads > 1
             and node.x is self.graph.input
             and layer._parameters["weight"].transposed
+            and self._width_and_ld(layer.out_features)[0] >= 4 * self.threads
             and 2 < self.rows <= BY_COLUMNS * layer.in_features
         )
 
-    def _norm_sizes(self, columns: int) -> list[int]:
+    def _width_and_ld(self, columns: int) -> list[int]:
         return [-(-columns * self.dtype.itemsize // VECTOR), self.ld(columns)]
 
     def _batchnorm_forward(self, node: Node) -> None:
         layer = cast(BatchNorm1d, node.layer)
         out, activation = self._out(node)
-        sizes = self._norm_sizes(out.columns)
+        sizes = self._width_and_ld(out.columns)
         x, y = self.data[node.x], self.matrix(out.columns)
         self.data[out] = y
         replica = self.replicas[node] = self.matrix(out.columns, REPLICA_ROWS * self.threads)
@@ -367,7 +374,15 @@ class Plan:
     # The program.
 
     def build(self, segments: list[tuple[Array, bool]] | None = None) -> Program:
-        """Place the buffers and make the program; `segments` are saved each epoch."""
+        """Place the buffers and make the program.
+
+        `segments` are saved each epoch; None: the program is not run over epochs.
+        """
+        paced = WORK_PER_THREAD > 0 and self.work < self.threads * SURE_WORK_PER_THREAD
+        threads = self.threads
+        if paced and (segments is None or self.calls):
+            paced = False
+            threads = self._threads(UNTRIED_WORK_PER_THREAD)
         pack_size = 2 * self.pack_depth * VECTOR
         pack = self.buffer(self.threads, 1, -(-pack_size // 64) * 64)
         end = 0
@@ -396,12 +411,12 @@ class Plan:
             ops,
             self.calls,
             self.dtype.itemsize,
-            self.threads,
+            threads,
             base + pack.offset,
             pack.pitch,
             saved,
             keep,
-            self.paced,
+            paced,
         )
 
 
@@ -504,7 +519,7 @@ class BackwardPlan(Plan):
     def _batchnorm_backward(self, node: Node, wanted: bool) -> None:
         layer = cast(BatchNorm1d, node.layer)
         out, activation = self._out(node)
-        dy, x, sizes = self.gradients[out], self.data[node.x], self._norm_sizes(out.columns)
+        dy, x, sizes = self.gradients[out], self.data[node.x], self._width_and_ld(out.columns)
         partial = self.matrix(out.columns, BLOCK_ROWS * BLOCKS)
         replica = self.replicas[node]
         gamma, beta = self.parameter(layer, "weight"), self.parameter(layer, "bias")

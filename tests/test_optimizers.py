@@ -151,3 +151,15 @@ def test_all_optimizers_are_tried():
 def test_errors_name_the_argument(name, params, message):
     with pytest.raises(ValueError, match=message):
         getattr(minidl, name)(**params)
+
+
+@pytest.mark.parametrize(
+    ("g", "eps"), [(1e22, 1e-8), (1e-21, 1e-30), (0.0, 1e-8), (1e-140, 1e-150)], ids=str
+)
+def test_adam_of_extreme_gradients_in_float64(g, eps):
+    """The first step is lr g / (|g| + eps), however large or small g is; 0 for g = 0."""
+    layer = minidl.Linear(1, 1, dtype="float64", bias=False)
+    layer.weight = [[2.0]]
+    layer.gradients()[0][...] = g
+    minidl.Adam(lr=0.5, eps=eps).step(layer)
+    assert abs(layer.weight[0, 0] - (1.5 if abs(g) > eps else 2.0)) < 1e-6

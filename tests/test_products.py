@@ -1,9 +1,11 @@
 """The products of a dense layer at the shapes where they go different ways: few outputs, B that fits
 the first cache, panels that are packed, batches larger than every layer, rows read in place."""
 
+import copy
+
 import numpy as np
 import pytest
-from helpers import DTYPES, RTOL, assert_close, dtypes, same_bits
+from helpers import DTYPES, OPENMP, RTOL, assert_close, dtypes, same_bits
 
 import minidl
 from minidl import lowering
@@ -86,11 +88,13 @@ def test_state_dict_has_the_same_shape_in_both_layouts(outputs, dtype):
 def trained(X, dtype, shuffle, threads=1):
     """Parameters after training on X, which lies in memory as the caller likes."""
     model = minidl.Sequential(
-        minidl.Linear(X.shape[1], 20), minidl.Tanh(), minidl.Linear(20, 3), seed=0, dtype=dtype
+        minidl.Linear(X.shape[1], 64), minidl.Tanh(), minidl.Linear(64, 3), seed=0, dtype=dtype
     )
     y = np.arange(len(X)) % 3
     with minidl.set_num_threads(threads):
-        minidl.Trainer(model).fit(X, y, epochs=2, batch_size=24, shuffle=shuffle, seed=0)
+        trainer = minidl.Trainer(model)
+        trainer.fit(X, y, epochs=2, batch_size=24, shuffle=shuffle, seed=0)
+        assert trainer._programs["train"][1].plan._in_place()
         return [*model.parameters(), model.predict(X)]
 
 
@@ -108,16 +112,81 @@ def test_rows_in_place_give_the_bits_of_gathered_rows(dtype, threads):
             assert same_bits(a, b)
 
 
-def test_the_first_layer_may_be_any():
+@pytest.mark.parametrize(
+    "first",
+    [minidl.Identity(), minidl.BatchNorm1d(30), minidl.Tanh(), minidl.Dropout(0.5, seed=0)],
+    ids=repr,
+)
+def test_the_first_layer_may_be_any(first):
     """Rows are read in place by products alone; everything else gathers them."""
     X = np.random.default_rng(0).normal(size=(50, 30)).astype(np.float32)
-    for first in (minidl.Identity(), minidl.BatchNorm1d(30), minidl.Tanh(), minidl.Dropout(0.5)):
-        results = []
-        for x in (X, np.asfortranarray(X)):
-            first.train()
-            model = minidl.Sequential(first, minidl.Linear(30, 20), minidl.Linear(20, 1), seed=0)
-            results.append(model.predict(x))
-        assert same_bits(*results)
+    results = []
+    for x in (X, np.asfortranarray(X)):
+        model = minidl.Sequential(
+            copy.deepcopy(first), minidl.Linear(30, 64), minidl.Tanh(), minidl.Linear(64, 1), seed=0
+        )
+        trainer = minidl.Trainer(model, loss=minidl.MSELoss())
+        trainer.fit(x, X[:, 0], epochs=2, batch_size=16, shuffle=False)
+        in_place = trainer._programs["train"][1].plan._in_place()
+        assert in_place == isinstance(first, minidl.Identity)
+        results.append([*model.state_dict().values(), model.predict(x)])
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
+
+
+@dtypes
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_a_first_layer_that_is_shared_by_columns(dtype, batch_norm):
+    """Training, evaluation and prediction, gathered and in place, at every number of threads."""
+    X = np.random.default_rng(0).normal(size=(90, 70)).astype(dtype)
+    y = np.arange(90) % 3
+    results = []
+    for threads in (1, 2, 3, 8):
+        for layout in (X, np.asfortranarray(X)):
+            hidden = [minidl.BatchNorm1d(600)] if batch_norm else []
+            model = minidl.Sequential(
+                minidl.Linear(70, 600), *hidden, minidl.Sigmoid(), minidl.Linear(600, 3),
+                seed=0, dtype=dtype,
+            )  # fmt: skip
+            with minidl.set_num_threads(threads):
+                trainer = minidl.Trainer(model)
+                trainer.fit(layout, y, epochs=2, batch_size=20, shuffle=False)
+                plan = trainer._programs["train"][1].plan
+                if OPENMP:
+                    assert plan._by_columns(plan.graph.nodes[0]) == (threads > 1)
+                scores = np.array([*trainer.evaluate(layout, y, batch_size=40).values()])
+                predictions = model.predict(layout, batch_size=33)
+                single = model.predict(layout[:1])
+            results.append([*model.state_dict().values(), scores, predictions, single])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert same_bits(a, b)
+
+
+@dtypes
+@pytest.mark.parametrize("activation", [minidl.Sigmoid, minidl.Softplus, minidl.Tanh])
+@pytest.mark.parametrize("widths", [(3, 50, 1), (7, 61, 3), (7, 201, 3), (5, 90, 10)], ids=str)
+def test_padding_stays_zero(widths, activation, dtype):
+    """sigmoid(0) is not 0: what it leaves in the padding must not be trained."""
+    a, b, c = widths
+    X = np.random.default_rng(0).normal(size=(40, a)).astype(dtype)
+    model = minidl.Sequential(
+        minidl.Linear(a, b), activation(), minidl.Linear(b, c), seed=0, dtype=dtype
+    )
+    optimizer = minidl.Adam(lr=0.1)
+    trainer = minidl.Trainer(model, loss=minidl.MSELoss(), optimizer=optimizer)
+    trainer.fit(X, np.tile(X[:, :1], c), epochs=3, batch_size=10)
+    store = model.store()
+    state = optimizer.state_for(store)
+    for vector in (store.values, state.m, state.v):
+        rest = vector.copy()
+        for _, parameter in model.named_parameters():
+            assert parameter.view(vector).any()
+            parameter.view(rest)[...] = 0
+        assert not rest.any()
+    fresh = copy.deepcopy(model)
+    fresh.load_state_dict(model.state_dict())
+    assert same_bits(fresh.predict(X), model.predict(X))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

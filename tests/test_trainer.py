@@ -629,11 +629,20 @@ def test_training_goes_on_after_a_non_finite_error():
     assert bits(model) == bits(twin)
 
 
-def test_evaluate_of_a_bad_model_is_nan():
-    model = make_model()
-    model[4].weight[0, 0] = np.nan
-    found = minidl.Trainer(model).evaluate(*make_data())
-    assert np.isnan(found["loss"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("column", [0, 1, 2])
+@pytest.mark.parametrize("bad", [[np.nan, 0], [1, -1]], ids=["NaN", "inf - inf"])
+def test_a_bad_output_in_any_column_is_found(column, bad, dtype):
+    """Also where it is neither the label's nor the first."""
+    model = minidl.Sequential(minidl.Linear(2, 3), seed=0, dtype=dtype)
+    model[0].weight[column] = np.multiply(bad, 0.9 * np.finfo(dtype).max)
+    X, y = np.full((20, 2), 10.0), np.zeros(20, int)
+    trainer = minidl.Trainer(model)
+    assert np.isnan(trainer.evaluate(X, y)["loss"])
+    with pytest.raises(minidl.NonFiniteError, match="the loss became NaN"):
+        trainer.train_step(X, y)
+    with pytest.raises(minidl.NonFiniteError, match="the loss became NaN"):
+        trainer.fit(X, y)
 
 
 # Ctrl-C.

@@ -7,13 +7,15 @@ With N samples, D inputs, K outputs, and the weights held as Wt = W^T, (D, K), o
     dWt = X^T dY         (D, K)   A = X^T,  B = dY      or dW = dY^T X
     db = 1^T dY          (K,)     A = 1^T,  B = dY
 
-Each is C = A B. A register tile of C, TILE_ROWS x 2 vectors, gathers sum_k A[i, k] B[k, j]: for
+Each is C = A B. A register tile of C, up to TILE_ROWS x 2 vectors, gathers sum_k A[i, k] B[k, j]: for
 each k two vectors of B are loaded and each A[i, k] is broadcast from memory, through two strides,
 so that X, X^T and 1^T are read in place. What follows the product is done on the tile while it is
 in registers or in L1: bias, activation and its derivative, the optimizer.
 
-Every element of C is one chain of multiply-adds in the order of k. The tile, the panel and the
-number of threads therefore never change a bit.
+Every element of C is one chain of multiply-adds in the order of k (`narrow_forward`: one a lane, and
+then the sum of the lanes). The tile, the panel and the number of threads therefore never change a
+bit. Padding of weights and their gradients is zero: that of dY is, and where B = X, whose padding
+may be anything finite, the last column of dW is cut.
 
 Columns are counted in vectors. Forward keeps X, and the activation's output or input; see
 `activation.pxd`.
@@ -24,7 +26,7 @@ from minidl.kernels.activation cimport (
 )
 from minidl.kernels.optimizer cimport Step, spread, updated
 from minidl.kernels.simd cimport (
-    TILE_ROWS, VECTOR_BYTES, f32v, fma, if_gt, lanes, prefetch, prefetch_far, require, splat, splat_at,
+    TILE_ROWS, VECTOR_BYTES, f32v, first_lanes, fma, if_gt, lanes, prefetch, prefetch_far, require, splat, splat_at,
     transpose, vec, vmax,
 )
 
@@ -54,6 +56,7 @@ cdef struct Product:
     # lines for each k.
     const char* ahead
     Py_ssize_t ahead_step, ahead_column     # bytes from k to k, and from column to column
+    Py_ssize_t tail     # elements of the last column that are not padding; 0: B's padding is zero
     int finish, activation
     double alpha, beta  # parameters of the activation
     const Step* step
@@ -122,6 +125,9 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
             a += p.a_step
             b += ldb
         done = end
+    if p.tail > 0 and column + cols == p.columns:
+        for i in range(rows):
+            acc[i * cols + cols - 1] = first_lanes(acc[i * cols + cols - 1], p.tail)
     if p.finish == STORE:
         for i in range(rows):
             for j in range(cols):
@@ -214,7 +220,7 @@ cdef void product(const Product* p, vec* pack) noexcept nogil:
     `pack`, 2 depth vectors, holds a panel of B whose rows then follow each other: fewer pages, no
     clash of cache sets.
     """
-    cdef Py_ssize_t j = 0
+    cdef Py_ssize_t j = 0 if p.rows > 0 else p.columns
     cdef const vec* b = <const vec*>p.b
     cdef bint packing = p.b_rows > 0 or (
         p.rows >= PACK_ROWS and p.depth >= PACK_DEPTH and p.ldb >= PACK_STRIDE)
@@ -296,6 +302,7 @@ cdef inline void set_b(Product* p, const vec* w, Py_ssize_t ld, Py_ssize_t rows,
     p.ahead = <const char*>(w + (2 * lanes(w[0]) * ld if turn else 2))
     p.ahead_column = sizeof(vec) * (lanes(w[0]) * ld if turn else 1)
     p.ahead_step = 2 * sizeof(vec) if turn else ld * sizeof(vec)
+    p.tail = 0
 
 
 cdef void linear_forward(
@@ -382,6 +389,7 @@ cdef void linear_backward_weight(
     Py_ssize_t rows,                                        # N
     Py_ssize_t first, Py_ssize_t last,                      # rows of w
     Py_ssize_t first_column, Py_ssize_t last_column,        # columns of w, in vectors
+    Py_ssize_t width,   # elements in a row of w, where dY's padding may be other than zero; or 0
     Py_ssize_t ldy,
     const Step* step,   # optimizer to apply to each tile, or NULL
     bint accumulate,    # add to dw
@@ -390,6 +398,8 @@ cdef void linear_backward_weight(
     cdef Product p
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(dy[0]), at = first * ldy + first_column
     set_b(&p, dy + first_column, ldy, 0, False)
+    if last_column == vectors(dy[0], width):
+        p.tail = width - (last_column - 1) * lanes(dy[0])
     p.c = dw + at if step == NULL else <vec*>NULL
     p.side = w + at
     p.m = m + at
@@ -419,4 +429,4 @@ cdef void linear_backward_bias(
 ) noexcept nogil:
     cdef vec one = splat(dy[0], 1.0)
     linear_backward_weight(db, bias, m, v, <const char*>&one, 0, dy, rows, 0, 1, first_column,
-                           last_column, ldy, step, accumulate, <vec*>NULL)
+                           last_column, 0, ldy, step, accumulate, <vec*>NULL)

@@ -12,7 +12,6 @@ PyTorch's formulas (torch.optim.SGD, Adam, AdamW). With g the gradient and lr th
 from libc.math cimport pow, sqrt
 
 from minidl.kernels.simd cimport fast_divide, fast_sqrt, fma, splat, vec
-from minidl.kernels.vmath cimport clamp
 
 cdef enum OptimizerKind:
     SGD = 0
@@ -73,8 +72,7 @@ cdef inline void spread(const Step* s, vec* k) noexcept nogil:
 cdef inline vec updated(const Step* s, const vec* k, vec w, vec g, vec* m, vec* v) noexcept nogil:
     """The new w; m and v (unused ones may be any address) are updated in place.
 
-    In float32 root and quotient come from estimates with one Newton step, to about 1 ULP; v is
-    held within the normal numbers for it.
+    In float32 root and quotient come from estimates with one Newton step, to 1 and 2 ULP.
     """
     cdef vec d
     if s.kind == SGD:
@@ -89,7 +87,7 @@ cdef inline vec updated(const Step* s, const vec* k, vec w, vec g, vec* m, vec* 
         w = k[0] * w
     m[0] = fma(k[1], g - m[0], m[0])
     v[0] = fma(k[3] * g, g, k[2] * v[0])
-    d = fma(fast_sqrt(clamp(v[0], 1.2e-38, 3.4e38)), k[4], k[5])
+    d = fma(fast_sqrt(v[0]), k[4], k[5])
     return fma(k[6], fast_divide(m[0], d), w)
 
 

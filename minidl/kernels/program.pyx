@@ -1,7 +1,7 @@
 """Runs a lowered model: a list of operations over buffers of one workspace, batch after batch.
 
 `minidl/lowering.py` writes the list. Each thread goes through it and takes its share of each
-operation: rows of the batch, or a part of a weight matrix. Where one operation reads what another
+operation: rows of the batch, columns of a layer, or a part of a weight matrix. Where one operation reads what another
 thread wrote there is a BARRIER in the list. Nothing here allocates, and between the steps of an
 epoch nothing runs but this file and the kernels. Python is asked only by PYTHON operations (layers
 and losses written by the user); a program without them keeps every step in one parallel region.
@@ -217,7 +217,6 @@ cdef inline const char* input_of(const State* s, const Op* o, const Frame* f, co
 cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) noexcept nogil:
     """This thread's share of one operation; 0, or the status that ends the run."""
     cdef Py_ssize_t first = f.first, last = f.last, b, low, high, blocks, width, ld
-    cdef Py_ssize_t bound[4]
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(like)
     cdef vec* pack = <vec*>(<char*>s.pack + team.rank * s.pack_size)
     cdef vec* replica
@@ -357,7 +356,8 @@ cdef void weight_gradient(vec like, const State* s, const Op* o, const Frame* f,
     require(0 <= bound[0] and bound[0] <= bound[1] and bound[1] <= rows)
     require(0 <= bound[2] and bound[2] <= bound[3] and bound[3] <= columns)
     linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3], x, x_row, dy,
-                           f.rows, bound[0], bound[1], bound[2], bound[3], ldy, step, o.n[8], pack)
+                           f.rows, bound[0], bound[1], bound[2], bound[3],
+                           0 if o.n[4] else o.n[0], ldy, step, o.n[8], pack)
 
 
 cdef int execute_range(State* s, Py_ssize_t low, Py_ssize_t high, const Frame* f, Team* team
@@ -452,7 +452,7 @@ cdef void set_frame(const State* s, Frame* f, Py_ssize_t batch, Py_ssize_t step,
 cdef void train(void* context, Team* team) noexcept nogil:
     """Steps, until something ends the run. Every thread counts along; thread 0 keeps the books.
 
-    The barrier at the end of a step is the only one outside the operations. Thread 0 looks at the
+    Outside the operations there is one barrier a step, and three more an epoch. Thread 0 looks at the
     clock before it, and names the step after which all stop: a thread that has yet to look at
     `last_step` may find a later one there, which is as good.
     """
@@ -627,6 +627,7 @@ cdef class Program:
         s.seed = seed
         # Rows a multiple of 4 KiB apart would share a few sets of the first cache.
         s.in_place = (s.x != NULL and order == 0 and s.x_column == (8 if s.wide else 4)
+                      and <uintptr_t>s.x % s.x_column == 0
                       and s.x_row > 0 and s.x_row % 4096 != 0)
 
     def seek(self, Py_ssize_t epoch, Py_ssize_t batch, Py_ssize_t step):

@@ -115,8 +115,9 @@ cdef extern from * nogil:
       V_INLINE f64v min_f64v(f64v a, f64v b) { return if_gt_f64v(b, a, a, b); }
     #endif
 
-    /* ---- square root and quotient of normal, positive, finite float32 numbers to about 1 ULP,
-            from the machine's estimates and one step of Newton's method; elsewhere exact ---- */
+    /* ---- square root and quotient of normal, positive, finite float32 numbers, from the machine's
+            estimates and one step of Newton's method; elsewhere exact. Below AVX-512 makers of
+            CPUs have estimates of their own, and so results differ in the last place ---- */
     #if defined(__SSE2__)
       #if defined(__AVX512F__)
         #define V_RSQRT(a) (f32v)_mm512_rsqrt14_ps((__m512)(a))
@@ -151,6 +152,11 @@ cdef extern from * nogil:
       V_INLINE V scale_##V(V p, V n, V magic) {                                                 \\
         I k = (I)n - (I)magic, h = k >> 1;                                                      \\
         return p * (V)((h + BIAS) << MANTISSA) * (V)((k - h + BIAS) << MANTISSA); }             \\
+      /* the first n lanes of a, then zeros */                                                   \\
+      V_INLINE V first_##V(V a, Py_ssize_t n) {                                                 \\
+        I lane;                                                                                 \\
+        for (int i = 0; i < V_LANES(a); i++) lane[i] = i;                                       \\
+        return (V)((I)a & (lane < (I){0} + (int)n)); }                                          \\
       /* 2**n for n given as magic + n, where that is a normal number */                         \\
       V_INLINE V power_##V(V n, V magic) {                                                      \\
         return (V)(((I)n - (I)magic + BIAS) << MANTISSA); }                                     \\
@@ -234,6 +240,8 @@ cdef extern from * nogil:
     f64v copysign_f64v(f64v a, f64v s) noexcept
     f32v scale_f32v(f32v p, f32v n, f32v magic) noexcept
     f64v scale_f64v(f64v p, f64v n, f64v magic) noexcept
+    f32v first_f32v(f32v a, Py_ssize_t n) noexcept
+    f64v first_f64v(f64v a, Py_ssize_t n) noexcept
     f32v power_f32v(f32v n, f32v magic) noexcept
     f64v power_f64v(f64v n, f64v magic) noexcept
     f32v split_f32v(f32v x, f32v* e) noexcept
@@ -286,16 +294,8 @@ cdef inline vec vsqrt(vec a) noexcept nogil:
         return sqrt_f64v(a)
 
 
-cdef inline vec fast_sqrt(vec a) noexcept nogil:
-    """Square root of normal, positive, finite a: to about 1 ULP in float32, exact in float64."""
-    if vec is f32v:
-        return fast_sqrt_f32v(a)
-    else:
-        return sqrt_f64v(a)
-
-
 cdef inline vec fast_divide(vec a, vec b) noexcept nogil:
-    """a / b for normal, positive, finite b: to about 1 ULP in float32, exact in float64."""
+    """a / b for normal, positive, finite b: to 2 ULP in float32, exact in float64."""
     if vec is f32v:
         return fast_divide_f32v(a, b)
     else:
@@ -316,6 +316,17 @@ cdef inline vec vmin(vec a, vec b) noexcept nogil:
         return min_f32v(a, b)
     else:
         return min_f64v(a, b)
+
+
+cdef inline vec fast_sqrt(vec a) noexcept nogil:
+    """Square root of a, which is held within the normal numbers.
+
+    To 1 ULP in float32, exact in float64.
+    """
+    if vec is f32v:
+        return fast_sqrt_f32v(vmin(splat(a, 3.4e38), vmax(splat(a, 1.2e-38), a)))
+    else:
+        return sqrt_f64v(vmax(splat(a, 2.3e-308), a))
 
 
 cdef inline vec if_gt(vec a, vec b, vec x, vec y) noexcept nogil:
@@ -346,6 +357,14 @@ cdef inline vec vscale(vec p, vec n, vec magic) noexcept nogil:
         return scale_f32v(p, n, magic)
     else:
         return scale_f64v(p, n, magic)
+
+
+cdef inline vec first_lanes(vec a, Py_ssize_t n) noexcept nogil:
+    """The first n (at most lanes) lanes of a, then zeros."""
+    if vec is f32v:
+        return first_f32v(a, n)
+    else:
+        return first_f64v(a, n)
 
 
 cdef inline vec vpower(vec n, vec magic) noexcept nogil:

@@ -136,7 +136,7 @@ cdef class Pace:
         if self.count == 0 or self.sizes[self.count - 1] != limit or (
                 self.settled and now() - self.since > HOLDS):
             self.count = 0
-            while limit > 1 << self.count:
+            while limit > 1 << self.count and self.count < 15:
                 self.sizes[self.count] = 1 << self.count
                 self.best[self.count] = INFINITY
                 self.count += 1

@@ -101,13 +101,15 @@ cdef inline vec vlog1p_unit(vec u) noexcept nogil:
 
 
 cdef inline vec vlog(vec x) noexcept nogil:
-    """log x for normal positive x: e ln 2 + log m, with log m = 2 artanh(s), s = (m - 1)/(m + 1)."""
+    """log x for normal positive x, NaN for NaN: e ln 2 + log m, with log m = 2 artanh(s),
+    s = (m - 1)/(m + 1)."""
     cdef vec e, m = vsplit(x, &e), one = splat(x, 1.0), s = (m - one) / (m + one), t = s * s, p
     cdef int k
     p = splat(x, 0.0)
     for k in range(5 if vec is f32v else 11, 0, -1):
         p = fma(p, t, splat(x, 2.0 / (2 * k + 1)))
-    return fma(e, splat(x, 0.6931471805599453), fma(p * t, s, s + s))
+    p = fma(p * t, s, s + s)
+    return fma(splat(x, 0.0), x, fma(e, splat(x, 0.6931471805599453), p))
 
 
 cdef inline vec vsoftplus(vec x) noexcept nogil:
