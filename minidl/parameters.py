@@ -10,8 +10,9 @@ import numpy as np
 from minidl.memory import LINE, Array, allocate, row_bytes
 
 
-def few_outputs(outputs: int, features: int, itemsize: int) -> bool:
+def few_outputs(shape: tuple[int, ...], itemsize: int) -> bool:
     """True if padding the rows of W in place of those of W^T saves a fifth or more."""
+    outputs, features = shape
     lane = LINE // itemsize
     return 5 * outputs * -(-features // lane) < 4 * features * -(-outputs // lane)
 
@@ -28,7 +29,7 @@ class Parameter:
         self.shape = values.shape
         self.trainable = trainable
         self.matrix = matrix
-        self.transposed = matrix and not few_outputs(*values.shape, values.itemsize)
+        self.transposed = matrix and not few_outputs(values.shape, values.itemsize)
         self.store = Store([self], values.dtype)
         self.array[...] = values
 

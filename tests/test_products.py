@@ -1,5 +1,8 @@
-"""The products of a dense layer at the shapes where they go different ways: few outputs, B that fits
-the first cache, panels that are packed, batches larger than every layer, rows read in place."""
+"""The products of a dense layer at the shapes where they go different ways.
+
+Few outputs, panels that are packed, batches larger than every layer, rows read in place, a first
+layer shared by columns.
+"""
 
 import copy
 
@@ -15,7 +18,7 @@ from minidl.parameters import few_outputs
 SHAPES = [
     (15, 1, 20), (16, 1, 5), (40, 1, 33), (200, 2, 17), (500, 1, 70), (500, 4, 31), (1000, 3, 16),
     (24, 8, 50), (120, 10, 40),         # held as it is, by the tiles
-    (4, 500, 60), (3, 70, 13),          # all of B in the first cache
+    (4, 500, 60), (3, 70, 13),          # few features
     (300, 310, 70), (130, 257, 65),     # packed panels
     (60, 256, 700), (256, 10, 700),     # a batch larger than every layer
     (1, 1, 1), (17, 33, 12), (33, 17, 49),
@@ -67,10 +70,10 @@ def test_a_row_does_not_depend_on_its_neighbours(shape):
 
 
 def test_few_outputs_take_less_memory():
-    assert few_outputs(1, 500, 4)
-    assert few_outputs(10, 256, 4)
-    assert not few_outputs(128, 784, 4)
-    assert not few_outputs(500, 4, 4)
+    assert few_outputs((1, 500), 4)
+    assert few_outputs((10, 256), 4)
+    assert not few_outputs((128, 784), 4)
+    assert not few_outputs((500, 4), 4)
     assert minidl.Linear(500, 1).store().values.nbytes < 3000  # transposed: 32 kB
 
 

@@ -25,9 +25,9 @@ traffic: forward reads x twice (once from cache) and writes y; backward reads dy
 writes dy and dx.
 
 Columns are gone through in the outer loop, rows in the inner one: what belongs to a column stays in
-registers. A thread's replica, rows of ld vectors: s, d relative to s as -d / sigma, 1 / sigma, gamma / sigma,
-beta - d gamma / sigma, and in backward dbeta / N and dgamma / N. Every thread computes all of it in
-the same order: no second barrier.
+registers. A thread's replica, rows of ld vectors: s, d relative to s as -d / sigma, 1 / sigma,
+gamma / sigma, beta - d gamma / sigma, and in backward dbeta / N and dgamma / N. Every thread
+computes all of it in the same order: no second barrier.
 """
 
 from minidl.kernels.activation cimport IDENTITY, activate, activation_gradient

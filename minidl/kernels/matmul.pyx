@@ -1,20 +1,21 @@
 """The three products of a dense layer, all in one inner form.
 
-With N samples, D inputs, K outputs, and the weights held as Wt = W^T, (D, K), or as W where K is small:
+With N samples, D inputs, K outputs, and the weights held as Wt = W^T, (D, K), or as W where K is
+small:
 
     Y  = X Wt + b        (N, K)   A = X,    B = Wt, or W transposed panel by panel
     dX = dY W            (N, D)   A = dY,   B = W, or Wt transposed panel by panel
     dWt = X^T dY         (D, K)   A = X^T,  B = dY      or dW = dY^T X
     db = 1^T dY          (K,)     A = 1^T,  B = dY
 
-Each is C = A B. A register tile of C, up to TILE_ROWS x 2 vectors, gathers sum_k A[i, k] B[k, j]: for
-each k two vectors of B are loaded and each A[i, k] is broadcast from memory, through two strides,
-so that X, X^T and 1^T are read in place. What follows the product is done on the tile while it is
-in registers or in L1: bias, activation and its derivative, the optimizer.
+Each is C = A B. A register tile of C, up to TILE_ROWS x 2 vectors, gathers sum_k A[i, k] B[k, j]:
+for each k two vectors of B are loaded and each A[i, k] is broadcast from memory, through two
+strides, so that X, X^T and 1^T are read in place. What follows the product is done on the tile
+while it is in registers or in L1: bias, activation and its derivative, the optimizer.
 
-Every element of C is one chain of multiply-adds in the order of k (`narrow_forward`: one a lane, and
-then the sum of the lanes). The tile, the panel and the number of threads therefore never change a
-bit. Padding of weights and their gradients is zero: that of dY is, and where B = X, whose padding
+Every element of C is one chain of multiply-adds in the order of k (`narrow_forward`: one a lane,
+and then the sum of the lanes). The tile, the panel and the number of threads therefore never change
+a bit. Padding of weights and their gradients is zero: that of dY is, and where B = X, whose padding
 may be anything finite, the last column of dW is cut.
 
 Columns are counted in vectors. Forward keeps X, and the activation's output or input; see
@@ -26,8 +27,8 @@ from minidl.kernels.activation cimport (
 )
 from minidl.kernels.optimizer cimport Step, spread, updated
 from minidl.kernels.simd cimport (
-    TILE_ROWS, VECTOR_BYTES, f32v, first_lanes, fma, if_gt, lanes, prefetch, prefetch_far, require, splat, splat_at,
-    transpose, vec, vmax,
+    TILE_ROWS, VECTOR_BYTES, first_lanes, fma, if_gt, lanes, prefetch, prefetch_far, require,
+    splat, splat_at, transpose, vec, vmax,
 )
 
 cdef enum Finish:
@@ -52,8 +53,8 @@ cdef struct Product:
     const void* b
     Py_ssize_t ldb, depth
     Py_ssize_t b_rows   # B is the transpose of (b_rows, depth) at b; 0: it is (depth, columns)
-    # What to ask for while a panel is worked on, beside the next line of A: the next panel of B, two
-    # lines for each k.
+    # What to ask for while a panel is worked on, beside the next line of A: the next panel of B,
+    # two lines for each k.
     const char* ahead
     Py_ssize_t ahead_step, ahead_column     # bytes from k to k, and from column to column
     Py_ssize_t tail     # elements of the last column that are not padding; 0: B's padding is zero
@@ -269,7 +270,7 @@ cdef void narrow_forward(
     cdef vec acc[16]
     cdef vec turned[16]
     cdef vec columns[16]
-    cdef vec sums, zero = splat(w[0], 0.0)
+    cdef vec sums
     cdef Py_ssize_t i = first, k, r, count, n = lanes(w[0]), depth = vectors(w[0], features)
     while i < last:
         count = min(n, last - i)
@@ -294,7 +295,7 @@ cdef void narrow_forward(
 
 
 cdef inline void set_b(Product* p, const vec* w, Py_ssize_t ld, Py_ssize_t rows, bint turn
-                            ) noexcept nogil:
+                       ) noexcept nogil:
     """B = w, with `ld` vectors from row to row; or, if it is to be turned, its transpose."""
     p.b = w
     p.ldb = ld
@@ -321,8 +322,8 @@ cdef void linear_forward(
 ) noexcept nogil:
     cdef Product p
     if not transposed and 2 * outputs * (vectors(w[0], features) + 6) < features:
-        narrow_forward(y, kept, <const vec*>x, w, bias, first, last, features, outputs, ldx, ldy, activation,
-                       alpha, beta)
+        narrow_forward(y, kept, <const vec*>x, w, bias, first, last, features, outputs, ldx, ldy,
+                       activation, alpha, beta)
         return
     if transposed:
         set_b(&p, w + first_column, ldy, 0, False)

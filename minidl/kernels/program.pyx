@@ -1,9 +1,10 @@
 """Runs a lowered model: a list of operations over buffers of one workspace, batch after batch.
 
 `minidl/lowering.py` writes the list. Each thread goes through it and takes its share of each
-operation: rows of the batch, columns of a layer, or a part of a weight matrix. Where one operation reads what another
-thread wrote there is a BARRIER in the list. Nothing here allocates, and between the steps of an
-epoch nothing runs but this file and the kernels. Python is asked only by PYTHON operations (layers
+operation: rows of the batch, columns of a layer, or a part of a weight matrix. Where one operation
+reads what another thread wrote there is a BARRIER in the list. Nothing here allocates, and between
+the steps of an epoch nothing runs but this file and the kernels. Python is asked only by PYTHON
+operations (layers
 and losses written by the user); a program without them keeps every step in one parallel region.
 
 A run stops at a whole step: when its epochs are done, when its time is up (so that Ctrl-C and
@@ -45,11 +46,10 @@ cdef enum Kind:
     # of LINEAR: the weight w is Wt if `transposed`, else W; with `in_place` x is the batch, which
     # is read where the user has it if its rows are in order there, and then not gathered; with
     # `by_columns` a thread has all rows and a part of the columns, in LINEAR and LINEAR_DW alike
-    LINEAR          # y kept x w bias                              D K ldx ldy transposed in_place
-                    #                                              by_columns
+    LINEAR          # y kept x w bias       D K ldx ldy transposed in_place by_columns
     LINEAR_DX       # dx dy w kept                                 D K ldx ldy transposed
-    LINEAR_DW       # dw w m v x dy db bias mb vb                  D K ldx ldy transposed in_place
-                    #                                              by_columns update accumulate
+    LINEAR_DW       # dw w m v x dy db bias mb vb
+    #                                       D K ldx ldy transposed in_place by_columns update accumulate
     BN_BLOCKS       # partial x                                    width ld
     BN_MERGE        # replica mean var partial gamma beta count    width ld     a eps, b momentum
     BN_RUNNING      # replica mean var gamma beta                  width ld     a eps
@@ -284,14 +284,14 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     elif o.kind == BN_MERGE:
         merge_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[1],
                          <vec*>o.p[1] if team.rank == 0 else <vec*>NULL, <vec*>o.p[2],
-                         <const vec*>o.p[3], <const vec*>o.p[4], <const vec*>o.p[5], f.rows, o.n[0],
-                         o.n[1], o.a, o.b)
+                         <const vec*>o.p[3], <const vec*>o.p[4], <const vec*>o.p[5], f.rows,
+                         o.n[0], o.n[1], o.a, o.b)
         if team.rank == 0:
             (<int64_t*>o.p[6])[0] += 1
     elif o.kind == BN_RUNNING:
         running_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[1], <const vec*>o.p[1],
-                           <const vec*>o.p[2], <const vec*>o.p[3], <const vec*>o.p[4], o.n[0], o.n[1],
-                           o.a)
+                           <const vec*>o.p[2], <const vec*>o.p[3], <const vec*>o.p[4], o.n[0],
+                           o.n[1], o.a)
     elif o.kind == BN_NORMALIZE:
         normalize(<vec*>o.p[0], <const vec*>o.p[1],
                   <const vec*>o.p[2] + team.rank * REPLICA * o.n[1], first, last, o.n[0], o.n[1],

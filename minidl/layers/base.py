@@ -260,8 +260,7 @@ class Layer:
         state["_program"] = None
         state.pop("_predictor", None)
         state["_parameters"] = {
-            name: (p.array.copy(), p.trainable, p.matrix)
-            for name, p in self._parameters.items()
+            name: (p.array.copy(), p.trainable, p.matrix) for name, p in self._parameters.items()
         }
         return state
 
