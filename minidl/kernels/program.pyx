@@ -48,8 +48,8 @@ cdef enum Kind:
     # `by_columns` a thread has all rows and a part of the columns, in LINEAR and LINEAR_DW alike
     LINEAR          # y kept x w bias       D K ldx ldy transposed in_place by_columns
     LINEAR_DX       # dx dy w kept                                 D K ldx ldy transposed
-    LINEAR_DW       # dw w m v x dy db bias mb vb
-    #                                       D K ldx ldy transposed in_place by_columns update accumulate
+    # (LINEAR_DW: and update accumulate)
+    LINEAR_DW       # dw w m v x dy db bias mb vb  D K ldx ldy transposed in_place by_columns
     BN_BLOCKS       # partial x                                    width ld
     BN_MERGE        # replica mean var partial gamma beta count    width ld     a eps, b momentum
     BN_RUNNING      # replica mean var gamma beta                  width ld     a eps
@@ -333,8 +333,8 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     return 0
 
 
-cdef void weight_gradient(vec like, const State* s, const Op* o, const Frame* f, Team* team, vec* pack
-                          ) noexcept nogil:
+cdef void weight_gradient(vec like, const State* s, const Op* o, const Frame* f, Team* team,
+                          vec* pack) noexcept nogil:
     """LINEAR_DW: gradients of weight and bias, or their updates."""
     cdef Py_ssize_t bound[4]
     cdef Py_ssize_t rows = o.n[0], columns = vectors(like, o.n[1]), ldy = o.n[3], x_row
@@ -452,9 +452,9 @@ cdef void set_frame(const State* s, Frame* f, Py_ssize_t batch, Py_ssize_t step,
 cdef void train(void* context, Team* team) noexcept nogil:
     """Steps, until something ends the run. Every thread counts along; thread 0 keeps the books.
 
-    Outside the operations there is one barrier a step, and three more an epoch. Thread 0 looks at the
-    clock before it, and names the step after which all stop: a thread that has yet to look at
-    `last_step` may find a later one there, which is as good.
+    Outside the operations there is one barrier a step, and three more an epoch. Thread 0 looks at
+    the clock before the first, and names the step after which all stop: a thread that has yet to
+    look at `last_step` may find a later one there, which is as good.
     """
     cdef State* s = <State*>context
     cdef Frame f
