@@ -161,7 +161,7 @@ def test_import_brings_in_nothing_but_numpy_and_itself():
     )
     gained = {name.partition(".")[0] for name in done.stdout.split()}
     cython = {name for name in gained if name.startswith(("cython_runtime", "_cython_"))}
-    assert gained - cython == {"minidl", "__future__"}
+    assert gained - cython <= {"minidl", "__future__", "importlib"}  # editable installs: the last
 
 
 def test_training_without_a_bar_brings_in_no_tqdm():
