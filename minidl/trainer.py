@@ -238,11 +238,8 @@ class Trainer:
                 for callback in callbacks:
                     callback.on_epoch_begin(epoch)
                 batch.program.set_optimizer(*self.optimizer.numbers())
-            try:
-                wanted = epochs - len(history) if alone else 1
-                status, losses, shares = batch.program.run(wanted, SLICE)
-            finally:
-                state.step = batch.program.position()[2]
+            wanted = epochs - len(history) if alone else 1
+            status, losses, shares = batch.program.run(wanted, SLICE, state)
             if status in ("loss", "parameters"):
                 self._not_finite(batch, state, status)
             logs: dict[str, float] = {}
@@ -287,8 +284,7 @@ class Trainer:
         with self._training():
             batch, state = self._train_program(x, targets, loss, len(x))
             batch.program.seek(0, 0, state.step)
-            status, _, _ = batch.program.run(1, 3600.0)
-        state.step = batch.program.position()[2]
+            status, _, _ = batch.program.run(1, 3600.0, state)
         if status in ("loss", "parameters"):
             self._not_finite(batch, state, status)
         return float(batch.program.last_loss)

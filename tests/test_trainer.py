@@ -645,6 +645,12 @@ def test_a_bad_output_in_any_column_is_found(column, bad, dtype):
         trainer.fit(X, y)
 
 
+def test_more_epochs_than_one_run_of_the_program_makes():
+    X, y = make_data(4)
+    history = minidl.Trainer(make_model()).fit(X, y, epochs=70_000)
+    assert len(history) == 70_000
+
+
 # Ctrl-C.
 
 

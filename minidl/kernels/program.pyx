@@ -640,8 +640,11 @@ cdef class Program:
         """(epoch, batch, step) of the next batch."""
         return self.state.epoch, self.state.batch, self.state.step
 
-    def run(self, Py_ssize_t epochs, double seconds):
-        """Run whole steps for up to `epochs` more epochs or about `seconds`.
+    def run(self, Py_ssize_t epochs, double seconds, state=None):
+        """Run whole steps for up to `epochs` (at most 65536) more epochs or about `seconds`.
+
+        The steps made so far are noted in ``state.step``: here, where no interrupt can come
+        between the steps and the note.
 
         Returns
         -------
@@ -654,6 +657,7 @@ cdef class Program:
         cdef Py_ssize_t i
         if self.busy:
             raise RuntimeError("this model is already running, in another thread or a callback")
+        epochs = min(epochs, 65536)
         s.epoch_loss = <double*>PyMem_Calloc(2 * max(epochs, 1), sizeof(double))
         if s.epoch_loss == NULL:
             raise MemoryError
@@ -675,6 +679,8 @@ cdef class Program:
                     [s.epoch_correct[i] for i in range(ended)])
         finally:
             self.busy = False
+            if state is not None:
+                state.step = s.step
             PyMem_Free(s.epoch_loss)
             s.epoch_loss = s.epoch_correct = NULL
 
