@@ -4,8 +4,8 @@
 operation: rows of the batch, columns of a layer, or a part of a weight matrix. Where one operation
 reads what another thread wrote there is a BARRIER in the list. Nothing here allocates, and between
 the steps of an epoch nothing runs but this file and the kernels. Python is asked only by PYTHON
-operations (layers
-and losses written by the user); a program without them keeps every step in one parallel region.
+operations (layers and losses written by the user); a program without them keeps every step in one
+parallel region.
 
 A run stops at a whole step: when its epochs are done, when its time is up (so that Ctrl-C and
 progress bars are served), or before an update that a NaN or infinite loss would make.
