@@ -22,7 +22,7 @@ import numpy as np
 
 from minidl import checks, parallel
 from minidl.kernels.activation import KEEPS_INPUT
-from minidl.kernels.program import BLOCK_ROWS, BLOCKS, KINDS, REPLICA_ROWS, VECTOR, Program
+from minidl.kernels.program import BLOCK_ROWS, BLOCKS, KINDS, REPLICA_ROWS, SUMS, VECTOR, Program
 from minidl.layers.activations import Activation
 from minidl.layers.base import Layer
 from minidl.layers.batchnorm import BatchNorm1d
@@ -153,6 +153,7 @@ class Plan:
         self.replicas: dict[Node, Buffer] = {}
         self.fused: dict[Node, Node] = {}  # Linear or BatchNorm: the activation inside it
         self.pack_depth = 1
+        self.stride = 0  # bytes between states of the optimizer
         for node in self.graph.nodes:
             if node.kind in ("linear", "batchnorm") and len(node.y.readers) == 1:
                 reader = node.y.readers[0]
@@ -416,6 +417,7 @@ class Plan:
             pack.pitch,
             saved,
             keep,
+            self.stride,
             paced,
         )
 
@@ -434,6 +436,7 @@ class BackwardPlan(Plan):
     ) -> None:
         super().__init__(model, in_features, rows, dtype, training)
         self.state = state
+        self.stride = 0 if state is None else state.moments.strides[0]
         self.applied: set[Value] = set()  # activations whose derivative is in the gradient already
         self.weight_operations: list[Callable[[], None]] = []
 
@@ -462,8 +465,8 @@ class BackwardPlan(Plan):
 
     def _states(self, parameter: Parameter | None) -> list[int | None]:
         if parameter is None or self.state is None:
-            return [None, None]
-        return [parameter.at(self.state.m), parameter.at(self.state.v)]
+            return [None]
+        return [parameter.at(self.state.moments[0])]
 
     def _update(self, parameter: Parameter, gradient: Any) -> None:
         """Apply the optimizer to a parameter."""
@@ -502,7 +505,7 @@ class BackwardPlan(Plan):
             kept = None if before is None else self.kept[node.x]
             self.emit(
                 "LINEAR_DX",
-                [dx, dy, self.values(weight), kept],
+                [dx, dy, self.values(weight), kept, None],
                 self._linear_sizes(node),
                 activation=before,
             )
@@ -565,13 +568,15 @@ class BackwardPlan(Plan):
     def loss(self, loss: Loss, output: Buffer, gradient: bool = True) -> Buffer:
         """Operations of the loss; returns the buffer of its gradient."""
         dz = self.matrix(output.columns)
-        self.partial = self.buffer(BLOCKS, 2, 16)
+        self.partial = self.buffer(BLOCKS, SUMS, 8 * SUMS)
         sizes = [output.columns, self.ld(output.columns), loss.kind]
         self.pack_depth = max(self.pack_depth, dz.pitch // self.dtype.itemsize)
         label, target = self.label, self.target
         if loss.kind >= 0:
             self.emit(
-                "LOSS", [dz if gradient else None, output, target, label, self.partial], sizes
+                "LOSS",
+                [dz if gradient else None, output, target, label, self.partial, self.weight, None],
+                sizes,
             )
         else:
             self.call(lambda rows: self._call_loss(loss, output, dz, rows))
@@ -586,10 +591,11 @@ class BackwardPlan(Plan):
         self.view(dz, rows)[...] = gradient
         partial = self.partial.view(self.workspace, np.dtype(np.float64))
         partial[...] = 0
-        partial[0, 0] = value * rows
+        partial[0] = value * rows, 0, rows
 
     label: Buffer | None = None
     target: Buffer | None = None
+    weight: Buffer | None = None
 
     def batch(self, loss: Loss | None) -> None:
         """Operations that fetch the rows of the batch."""
@@ -597,6 +603,8 @@ class BackwardPlan(Plan):
         self.emit("GATHER_X", [x], [x.columns, self.ld(x.columns), int(self._in_place())])
         if loss is None:
             return
+        self.weight = self.buffer(self.rows, 1, 8)
+        self.emit("GATHER_WEIGHT", [self.weight], [])
         if loss.integer_labels:
             self.label = self.buffer(self.rows, 1, 8)
             self.emit("GATHER_LABEL", [self.label], [])
@@ -715,7 +723,7 @@ class BatchProgram:
         self.rows = rows
         segments = []
         if state is not None:
-            segments = [(plan.store.values, True), (state.m, False), (state.v, False)]
+            segments = [(plan.store.values, True), (state.moments, False)]
             segments += [
                 (n.layer.num_batches_tracked.reshape(1), False)
                 for n in plan.graph.nodes
@@ -749,7 +757,7 @@ class BatchProgram:
         state = plan.state
         used = {
             "parameters": plan.store.values.nbytes,
-            "optimizer": 0 if state is None else state.m.nbytes + state.v.nbytes,
+            "optimizer": 0 if state is None else state.moments.nbytes,
             "gradients": sum(b.nbytes for b in gradients) + plan.store.gradient_bytes,
             "activations": sum(b.nbytes for b in activations),
             "saved": sum(copy.nbytes for _, copy in plan.saved),
@@ -791,7 +799,7 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
     batch: BatchProgram = cached[1]
     out = np.empty((len(array), batch.columns), model.dtype)
     if len(array):
-        batch.program.set_data(source(array), None, 0, source(out), 0, len(array), rows, False, 0)
+        batch.program.set_data(source(array), None, 0, 0, source(out), 0, len(array), rows, False, 0)
         batch.program.seek(0, 0, 0)
         # Layers in Python read their flags as they run; no other flag is touched.
         with mode(model, False) if batch.plan.calls else nullcontext():

@@ -17,22 +17,18 @@ from minidl.parameters import Store
 
 
 class OptimizerState:
-    """Moments parallel to the flat parameter vector, and the number of steps made.
-
-    `v` is empty for an optimizer that has one moment; the kernels then do not read it.
-    """
+    """Moments parallel to the flat parameter vector, (moments, n), and the number of steps made."""
 
     def __init__(self, store: Store, moments: int) -> None:
         self.store = store
-        self.m: Array = store.zeros()
-        self.v: Array = store.zeros() if moments == 2 else self.m[:0]
+        self.moments: Array = store.zeros(moments)
         self.step = 0
 
 
 class Optimizer:
     """Base of the optimizers."""
 
-    moments = 2  # vectors of state: m, or m and v
+    moments = 2  # vectors of state
 
     def __init__(self, lr: float, weight_decay: float) -> None:
         self.lr = checks.number(lr, "lr", 0)
@@ -57,7 +53,7 @@ class Optimizer:
         store = model.store()
         state = self.state_for(store)
         itemsize = store.dtype.itemsize
-        vectors = (store.values, store.gradients, state.m, state.v)
+        vectors = (store.values, store.gradients, state.moments[0])
         updates = [
             (
                 OPERATIONS["UPDATE"],
@@ -70,7 +66,7 @@ class Optimizer:
             for _, parameter in model.named_parameters()
             if parameter.trainable
         ]
-        program = Program(updates, [], itemsize, 1, 0, 0)
+        program = Program(updates, [], itemsize, 1, 0, 0, stride=state.moments.strides[0])
         program.set_optimizer(*self.numbers())
         program.execute(0, len(updates), 1, state.step)
         state.step += 1

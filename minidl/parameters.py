@@ -98,9 +98,11 @@ class Store:
         """Bytes of the gradients; 0 before they are first asked for."""
         return 0 if self._gradients is None else self._gradients.nbytes
 
-    def zeros(self) -> Array:
-        """A vector parallel to the trainable part."""
-        return allocate(max(self.trainable * self.dtype.itemsize, LINE)).view(self.dtype)
+    def zeros(self, count: int | None = None) -> Array:
+        """A vector parallel to the trainable part; or `count` of them, (count, n)."""
+        size = max(self.trainable * self.dtype.itemsize, LINE)
+        flat = allocate(size * (1 if count is None else count)).view(self.dtype)
+        return flat if count is None else flat.reshape(count, -1)
 
 
 @cache

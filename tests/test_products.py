@@ -181,7 +181,7 @@ def test_padding_stays_zero(widths, activation, dtype):
     trainer.fit(X, np.tile(X[:, :1], c), epochs=3, batch_size=10)
     store = model.store()
     state = optimizer.state_for(store)
-    for vector in (store.values, state.m, state.v):
+    for vector in (store.values, *state.moments):
         rest = vector.copy()
         for _, parameter in model.named_parameters():
             assert parameter.view(vector).any()

@@ -45,7 +45,7 @@ def bits(model):
 def optimizer_bits(trainer):
     """The optimizer's state: steps made and moments."""
     state = trainer.optimizer._state
-    return None if state is None else (state.step, state.m.tobytes(), state.v.tobytes())
+    return None if state is None else (state.step, state.moments.tobytes())
 
 
 class Recorder(minidl.Callback):

@@ -8,6 +8,12 @@ cdef enum LossKind:
     MSE
     BCE_WITH_LOGITS
 
-cdef void loss_block(int kind, double* loss, double* correct, vec* dz, const vec* z,
-                     const vec* target, const int64_t* label, Py_ssize_t first, Py_ssize_t last,
-                     Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t ld, vec* pack) noexcept nogil
+cdef enum:
+    SUMS = 3        # numbers that a block of rows gives: loss, right rows, weight
+
+cdef void loss_block(int kind, double* sums, vec* dz, const vec* z, const vec* target,
+                     const int64_t* label, const double* weight, const vec* numbers,
+                     Py_ssize_t first, Py_ssize_t last, double scale, Py_ssize_t columns,
+                     Py_ssize_t ld, double a, double b, vec* pack) noexcept nogil
+cdef double row_weight(vec like, int kind, const double* weight, const int64_t* label,
+                       const vec* numbers, Py_ssize_t row) noexcept nogil

@@ -132,18 +132,21 @@ cdef inline void load(vec* block, const vec* rows, Py_ssize_t count, Py_ssize_t 
 
 cdef void loss_block(
     int kind,
-    double* loss,           # OUT: sum over the rows of the block
-    double* correct,        # OUT: rows that are right
+    double* sums,           # OUT (3,): over the rows of the block, loss, right rows, weight
     vec* dz,                # OUT (N, ld): gradient of the mean, or NULL
     const vec* z,           # IN (N, ld): output of the network
     const vec* target,      # IN (N, ld), or NULL
     const int64_t* label,   # IN (N,), or NULL
+    const double* weight,   # IN (N,): of the rows; or NULL: 1
+    const vec* numbers,     # IN (C,): of the columns, as the loss has them; or NULL
     Py_ssize_t first, Py_ssize_t last,      # rows of the block
-    Py_ssize_t rows, Py_ssize_t columns,    # N, C
+    double scale,           # 1 / the weight of all rows that make one update
+    Py_ssize_t columns,     # C
     Py_ssize_t ld,
+    double a, double b,     # parameters of the loss
     vec* pack,              # scratch of this thread: C vectors, twice, each rounded up to lanes
 ) noexcept nogil:
-    cdef double total = 0.0, right = 0.0, scale = 1.0 / <double>rows
+    cdef double total = 0.0, right = 0.0
     cdef Py_ssize_t group, i, j, count, n = lanes(z[0])
     cdef vec* t = pack + n * vectors(z[0], columns)
     cdef vec value, hits = splat(z[0], 0.0), given = hits
@@ -170,5 +173,19 @@ cdef void loss_block(
         if dz != NULL:
             for j in range(vectors(z[0], columns)):
                 transpose(dz + i * ld + j, ld, pack + j * n, 1, min(n, columns - j * n), count)
-    loss[0] = total
-    correct[0] = right / <double>columns if kind == BCE_WITH_LOGITS else right
+    sums[0] = total
+    sums[1] = right / <double>columns if kind == BCE_WITH_LOGITS else right
+    sums[2] = 0.0
+    for i in range(first, last):
+        sums[2] += row_weight(z[0], kind, weight, label, numbers, i)
+
+
+cdef double row_weight(
+    vec like, int kind,
+    const double* weight,   # IN (N,), or NULL: 1
+    const int64_t* label,   # IN (N,), or NULL
+    const vec* numbers,     # IN (C,), or NULL
+    Py_ssize_t row,
+) noexcept nogil:
+    """What a row counts for in the mean."""
+    return weight[row] if weight != NULL else 1.0

@@ -25,7 +25,7 @@ Columns are counted in vectors. Forward keeps X, and the activation's output or 
 from minidl.kernels.activation cimport (
     IDENTITY, RELU, activate, activation_gradient,
 )
-from minidl.kernels.optimizer cimport Step, spread, updated
+from minidl.kernels.optimizer cimport NUMBERS, Step, spread, updated
 from minidl.kernels.simd cimport (
     TILE_ROWS, VECTOR_BYTES, first_lanes, fma, if_gt, lanes, prefetch, prefetch_far, require,
     splat, splat_at, transpose, vec, vmax,
@@ -40,11 +40,11 @@ cdef enum Finish:
     UPDATE      # weights = optimizer(weights, tile)
 
 cdef struct Product:
-    # C = A B, finished. C, `side`, m and v are alike: (rows, columns), ld vectors from row to row.
+    # C = A B, finished. C, `side` and m are alike: (rows, columns), ld vectors from row to row.
     void* c
     void* side          # `kept` of the epilogue, or the weights
-    void* m             # optimizer states, beside the weights
-    void* v
+    void* m             # optimizer states, beside the weights; `stride` vectors from one to the next
+    Py_ssize_t stride
     Py_ssize_t ld, rows, columns
     const void* start   # what the tile starts from, `start_ld` vectors from row to row; or NULL: 0
     Py_ssize_t start_ld
@@ -77,7 +77,7 @@ cdef inline void fetch(const Product* p, vec* weights, Py_ssize_t at, Py_ssize_t
     for j in range(cols):
         prefetch(weights + row + j)
         prefetch(<vec*>p.m + at + row + j)
-        prefetch(<vec*>p.v + at + row + j)
+        prefetch(<vec*>p.m + p.stride + at + row + j)
 
 
 cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, const vec* b,
@@ -155,7 +155,7 @@ cdef void finish_tile(const Product* p, Py_ssize_t at, const vec* out, int rows,
     cdef vec* c = <vec*>p.c
     cdef vec* side = <vec*>p.side
     cdef vec x
-    cdef vec k[7]
+    cdef vec k[NUMBERS]
     if p.finish == UPDATE:
         spread(p.step, k)
     for i in range(rows):
@@ -163,8 +163,7 @@ cdef void finish_tile(const Product* p, Py_ssize_t at, const vec* out, int rows,
             x = out[i * cols + j]
             place = at + i * p.ld + j
             if p.finish == UPDATE:
-                side[place] = updated(p.step, k, side[place], x, <vec*>p.m + place,
-                                      <vec*>p.v + place)
+                side[place] = updated(p.step, k, side[place], x, <vec*>p.m + place, p.stride)
             elif p.finish == BACKWARD:
                 c[place] = activation_gradient(p.activation, x, side[place], p.alpha, p.beta)
             else:
@@ -349,10 +348,11 @@ cdef void linear_forward(
 
 
 cdef void linear_backward_input(
-    vec* dx,            # OUT (N, D): (dY W) * activation'
+    vec* dx,            # OUT (N, D): (start + dY W) * activation'; may be start
     const vec* dy,      # IN (N, K)
     const vec* w,       # IN (D, K) if transposed, else (K, D)
     const vec* kept,    # IN (N, D): what the activation before this layer kept
+    const vec* start,   # IN (N, D): what is added to dY W, the gradient from other layers; or NULL
     Py_ssize_t first, Py_ssize_t last,
     Py_ssize_t features, Py_ssize_t outputs,
     Py_ssize_t ldx, Py_ssize_t ldy,
@@ -367,8 +367,8 @@ cdef void linear_backward_input(
     p.ld = ldx
     p.rows = last - first
     p.columns = vectors(w[0], features)
-    p.start = NULL
-    p.start_ld = 0
+    p.start = <const void*>(start + first * ldx) if start != NULL else NULL
+    p.start_ld = ldx
     p.a = <const char*>(dy + first * ldy)
     p.a_row = ldy * sizeof(vec)
     p.a_step = VECTOR_BYTES // lanes(w[0])
@@ -383,7 +383,7 @@ cdef void linear_backward_input(
 cdef void linear_backward_weight(
     vec* dw,            # OUT (D, K): X^T dY; not touched if `step` is given
     vec* w,             # IN, OUT (D, K): updated if `step` is given
-    vec* m, vec* v,     # IN, OUT (D, K): optimizer states
+    vec* m, Py_ssize_t stride,  # IN, OUT (D, K): optimizer states, `stride` vectors apart
     const char* x, Py_ssize_t x_row,    # IN (N, D); for dY^T X of a weight (K, D), X and dY
                                         # change places
     const vec* dy,      # IN (N, K)
@@ -404,7 +404,7 @@ cdef void linear_backward_weight(
     p.c = dw + at if step == NULL else <vec*>NULL
     p.side = w + at
     p.m = m + at
-    p.v = v + at
+    p.stride = stride
     p.ld = ldy
     p.rows = last - first
     p.columns = last_column - first_column
@@ -422,12 +422,12 @@ cdef void linear_backward_weight(
 cdef void linear_backward_bias(
     vec* db,            # OUT (K,): column sums of dY; not touched if `step` is given
     vec* bias,          # IN, OUT (K,): updated if `step` is given
-    vec* m, vec* v,     # IN, OUT (K,): optimizer states
+    vec* m, Py_ssize_t stride,  # IN, OUT (K,): optimizer states
     const vec* dy,      # IN (N, K)
     Py_ssize_t rows,
     Py_ssize_t first_column, Py_ssize_t last_column,
     Py_ssize_t ldy, const Step* step, bint accumulate,
 ) noexcept nogil:
     cdef vec one = splat(dy[0], 1.0)
-    linear_backward_weight(db, bias, m, v, <const char*>&one, 0, dy, rows, 0, 1, first_column,
+    linear_backward_weight(db, bias, m, stride, <const char*>&one, 0, dy, rows, 0, 1, first_column,
                            last_column, 0, ldy, step, accumulate, <vec*>NULL)

@@ -11,49 +11,61 @@ PyTorch's formulas (torch.optim.SGD, Adam, AdamW). With g the gradient and lr th
 
 from libc.math cimport pow, sqrt
 
-from minidl.kernels.simd cimport fast_divide, fast_sqrt, fma, splat, vec
+from minidl.kernels.simd cimport fast_divide, fast_sqrt, fma, splat, vec, vmax, vmin
 
 cdef enum OptimizerKind:
     SGD = 0
     ADAM
     ADAMW
 
+cdef enum:
+    STATES = 3              # most states of a weight
+    NUMBERS = 9             # vectors that `spread` fills
+
 cdef struct Optimizer:
+    # What stays the same from step to step.
     int kind
-    int nesterov
-    double lr
-    double weight_decay
-    double beta1        # momentum of SGD
-    double beta2
-    double eps
+    bint nesterov
+    double beta2, eps
+    double clip             # bound of each element of the gradient; 0: none
+
+cdef struct Rate:
+    # What a schedule or a parameter group may change.
+    double lr, weight_decay
+    double beta1            # momentum of SGD
 
 cdef struct Step:
     # What the formulas need at step t, computed once a step in double precision.
     int kind
-    int nesterov
+    bint nesterov
     double decay, beta1, beta2, eps
+    double scale        # of the gradient: less than 1 where its norm is clipped
+    double clip
     double first        # momentum: coefficient of the old m
     double rate         # lr, over the bias correction of m
     double root         # 1 / sqrt(bias correction of v)
 
 
-cdef inline Step step_of(const Optimizer* o, Py_ssize_t t) noexcept nogil:
+cdef inline Step step_of(const Optimizer* o, const Rate* r, Py_ssize_t t, double scale
+                         ) noexcept nogil:
     """The numbers of step t (the first is 1)."""
     cdef Step s
     s.kind = o.kind
     s.nesterov = o.nesterov
-    s.beta1 = o.beta1
+    s.beta1 = r.beta1
     s.beta2 = o.beta2
     s.eps = o.eps
+    s.scale = scale
+    s.clip = o.clip
     if o.kind == SGD:
-        s.decay = o.weight_decay
-        s.first = o.beta1 if t > 1 else 0.0
-        s.rate = o.lr
+        s.decay = r.weight_decay
+        s.first = r.beta1 if t > 1 else 0.0
+        s.rate = r.lr
         s.root = 1.0
     else:
-        s.decay = o.weight_decay if o.kind == ADAM else 1.0 - o.lr * o.weight_decay
+        s.decay = r.weight_decay if o.kind == ADAM else 1.0 - r.lr * r.weight_decay
         s.first = 0.0
-        s.rate = o.lr / (1.0 - pow(o.beta1, t))
+        s.rate = r.lr / (1.0 - pow(r.beta1, t))
         s.root = 1.0 / sqrt(1.0 - pow(o.beta2, t))
     return s
 
@@ -67,14 +79,22 @@ cdef inline void spread(const Step* s, vec* k) noexcept nogil:
     k[4] = splat(k[0], s.first if s.kind == SGD else s.root)
     k[5] = splat(k[0], s.eps)
     k[6] = splat(k[0], -s.rate)
+    k[7] = splat(k[0], s.scale)
+    k[8] = splat(k[0], s.clip)
 
 
-cdef inline vec updated(const Step* s, const vec* k, vec w, vec g, vec* m, vec* v) noexcept nogil:
-    """The new w; m and v (unused ones may be any address) are updated in place.
+cdef inline vec updated(const Step* s, const vec* k, vec w, vec g, vec* m, Py_ssize_t stride
+                        ) noexcept nogil:
+    """The new w; the states at m, m + stride, ... (unused ones are not touched) change in place.
 
     In float32 root and quotient come from estimates with one Newton step, to 1 and 2 ULP.
     """
     cdef vec d
+    cdef vec* v = m + stride
+    if s.scale != 1.0:
+        g = k[7] * g
+    if s.clip > 0.0:
+        g = vmax(splat(g, 0.0) - k[8], vmin(k[8], g))  # NaN stays NaN
     if s.kind == SGD:
         g = fma(k[0], w, g)
         if s.beta1 != 0.0:
@@ -91,5 +111,5 @@ cdef inline vec updated(const Step* s, const vec* k, vec w, vec g, vec* m, vec* 
     return fma(k[6], fast_divide(m[0], d), w)
 
 
-cdef void update(vec* w, const vec* g, vec* m, vec* v, Py_ssize_t n, const Step* step
+cdef void update(vec* w, const vec* g, vec* m, Py_ssize_t stride, Py_ssize_t n, const Step* step
                  ) noexcept nogil

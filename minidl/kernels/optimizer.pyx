@@ -4,7 +4,7 @@ Memory traffic a weight: read w, g and the states, write w and the states (Adam:
 Padding is 0 in w, g and the states, and stays 0.
 """
 
-from minidl.kernels.optimizer cimport ADAM, ADAMW, SGD, Step, spread, updated
+from minidl.kernels.optimizer cimport ADAM, ADAMW, NUMBERS, SGD, Step, spread, updated
 from minidl.kernels.simd cimport vec
 
 KINDS = {"SGD": SGD, "Adam": ADAM, "AdamW": ADAMW}
@@ -13,13 +13,13 @@ KINDS = {"SGD": SGD, "Adam": ADAM, "AdamW": ADAMW}
 cdef void update(
     vec* w,             # IN, OUT (n,) in vectors
     const vec* g,       # IN (n,)
-    vec* m,             # IN, OUT (n,): momentum; not touched by SGD without momentum
-    vec* v,             # IN, OUT (n,): second moment; not touched by SGD
+    vec* m,             # IN, OUT (n,): the first state; those that an optimizer lacks stay untouched
+    Py_ssize_t stride,  # vectors from a state to the next
     Py_ssize_t n,
     const Step* step,
 ) noexcept nogil:
     cdef Py_ssize_t i
-    cdef vec k[7]
+    cdef vec k[NUMBERS]
     spread(step, k)
     for i in range(n):
-        w[i] = updated(step, k, w[i], g[i], m + i, v + i)
+        w[i] = updated(step, k, w[i], g[i], m + i, stride)

@@ -5,6 +5,7 @@ KINDS: dict[str, int]
 BLOCKS: int
 BLOCK_ROWS: int
 REPLICA_ROWS: int
+SUMS: int
 VECTOR: int
 
 class Program:
@@ -18,6 +19,7 @@ class Program:
         pack_size: int,
         segments: Sequence[tuple[int, int, int, bool]] = (),
         keep: object = None,
+        stride: int = 0,
         paced: bool = False,
     ) -> None: ...
     def set_optimizer(
@@ -35,6 +37,7 @@ class Program:
         x: tuple[int, int, int] | None,
         target: tuple[int, int, int] | None,
         label: int,
+        weight: int,
         out: tuple[int, int, int] | None,
         order: int,
         rows: int,

@@ -21,11 +21,11 @@ from minidl.kernels.batchnorm cimport (
     REPLICA, STATISTICS, batchnorm_backward, block_gradients, block_statistics, merge_gradients,
     merge_statistics, normalize, running_statistics,
 )
-from minidl.kernels.loss cimport loss_block
+from minidl.kernels.loss cimport SUMS as LOSS_SUMS, loss_block, row_weight
 from minidl.kernels.matmul cimport (
     linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward, vectors,
 )
-from minidl.kernels.optimizer cimport Optimizer, Step, step_of, update
+from minidl.kernels.optimizer cimport Optimizer, Rate, Step, step_of, update
 from minidl.kernels.random cimport dropout, shuffle
 from minidl.kernels.simd cimport (
     TILE_ROWS, VECTOR_BYTES, f32v, f64v, fma, lanes, require, splat, splat_f32v, splat_f64v, vec,
@@ -42,14 +42,15 @@ cdef enum Kind:
     GATHER_X = 0    # x                                            features ld in_place
     GATHER_TARGET   # target                                       columns ld
     GATHER_LABEL    # label
+    GATHER_WEIGHT   # weight
     SCATTER         # y                                            columns ld
     # of LINEAR: the weight w is Wt if `transposed`, else W; with `in_place` x is the batch, which
     # is read where the user has it if its rows are in order there, and then not gathered; with
     # `by_columns` a thread has all rows and a part of the columns, in LINEAR and LINEAR_DW alike
     LINEAR          # y kept x w bias       D K ldx ldy transposed in_place by_columns
-    LINEAR_DX       # dx dy w kept                                 D K ldx ldy transposed
+    LINEAR_DX       # dx dy w kept start                           D K ldx ldy transposed
     # (LINEAR_DW: and update accumulate)
-    LINEAR_DW       # dw w m v x dy db bias mb vb  D K ldx ldy transposed in_place by_columns
+    LINEAR_DW       # dw w m x dy db bias mb       D K ldx ldy transposed in_place by_columns
     BN_BLOCKS       # partial x                                    width ld
     BN_MERGE        # replica mean var partial gamma beta count    width ld     a eps, b momentum
     BN_RUNNING      # replica mean var gamma beta                  width ld     a eps
@@ -60,16 +61,16 @@ cdef enum Kind:
     ACTIVATION      # y x                                          ld
     ACTIVATION_BACKWARD  # dx dy kept                              ld
     DROPOUT         # y x                                          ld key       a p
-    LOSS            # dz z target label partial                    columns ld kind
+    LOSS            # dz z target label partial weight numbers     columns ld kind    a, b
     LOSS_TOTAL      # partial
-    UPDATE          # w g m v                                      count
+    UPDATE          # w g m                                        count
     BARRIER
     PYTHON          # (none)                                       index
 
 # The numbers of the operations, for the lowering.
 KINDS = {
     "GATHER_X": GATHER_X, "GATHER_TARGET": GATHER_TARGET, "GATHER_LABEL": GATHER_LABEL,
-    "SCATTER": SCATTER, "LINEAR": LINEAR, "LINEAR_DX": LINEAR_DX, "LINEAR_DW": LINEAR_DW,
+    "GATHER_WEIGHT": GATHER_WEIGHT,     "SCATTER": SCATTER, "LINEAR": LINEAR, "LINEAR_DX": LINEAR_DX, "LINEAR_DW": LINEAR_DW,
     "BN_BLOCKS": BN_BLOCKS, "BN_MERGE": BN_MERGE, "BN_RUNNING": BN_RUNNING,
     "BN_NORMALIZE": BN_NORMALIZE, "BN_GRADIENTS": BN_GRADIENTS, "BN_MERGE_GRAD": BN_MERGE_GRAD,
     "BN_BACKWARD": BN_BACKWARD, "ACTIVATION": ACTIVATION,
@@ -80,6 +81,7 @@ BLOCKS = MAX_BLOCKS
 VECTOR = VECTOR_BYTES
 BLOCK_ROWS = STATISTICS
 REPLICA_ROWS = REPLICA
+SUMS = LOSS_SUMS
 
 cdef enum:
     POINTERS = 10
@@ -119,6 +121,7 @@ cdef struct State:
     const char* target
     Py_ssize_t target_row, target_column
     const int64_t* label
+    const double* weight    # of the rows, or NULL
     char* out
     Py_ssize_t out_row
     Py_ssize_t* order       # rows in the order of this epoch, or NULL
@@ -126,6 +129,8 @@ cdef struct State:
     bint merge_last         # a last batch of one row joins the one before it
     # Training.
     Optimizer optimizer
+    Rate rate
+    Py_ssize_t stride       # vectors from one state of the optimizer to the next
     uint64_t seed
     Segment* segments
     Py_ssize_t segment_count
@@ -137,7 +142,7 @@ cdef struct State:
     int status
     bint finite             # what was checked of the parameters so far
     # Sums over the epoch so far, and the results of finished epochs since the run began.
-    double loss_sum, correct_sum, seen
+    double loss_sum, correct_sum, weight_sum, seen
     double* epoch_loss
     double* epoch_correct
     double last_loss
@@ -200,7 +205,19 @@ cdef inline double add_partials(const double* partial, Py_ssize_t rows, int whic
     cdef double total = 0.0
     cdef Py_ssize_t b
     for b in range(block_count(rows)):
-        total += partial[2 * b + which]
+        total += partial[LOSS_SUMS * b + which]
+    return total
+
+
+cdef double batch_weight(vec like, const State* s, const Op* o, const Frame* f) noexcept nogil:
+    """The weight of all rows of the batch, for a LOSS operation."""
+    cdef double total = 0.0
+    cdef Py_ssize_t i, r
+    if s.weight == NULL and o.p[6] == NULL:
+        return f.rows
+    for i in range(f.start, f.start + f.rows):
+        r = s.order[i] if s.order != NULL else i
+        total += row_weight(like, <int>o.n[2], s.weight, s.label, <const vec*>o.p[6], r)
     return total
 
 
@@ -220,7 +237,7 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(like)
     cdef vec* pack = <vec*>(<char*>s.pack + team.rank * s.pack_size)
     cdef vec* replica
-    cdef double total
+    cdef double total, weight
     cdef const char* x
     cdef Py_ssize_t x_row
     require(0 <= team.rank and team.rank < team.size)
@@ -239,6 +256,11 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
         for b in range(first, last):
             (<int64_t*>o.p[0])[b] = s.label[
                 s.order[f.start + b] if s.order != NULL else f.start + b]
+    elif o.kind == GATHER_WEIGHT:
+        if s.weight != NULL:
+            for b in range(first, last):
+                (<double*>o.p[0])[b] = s.weight[
+                    s.order[f.start + b] if s.order != NULL else f.start + b]
     elif o.kind == SCATTER:
         for b in range(first, last):
             memcpy(s.out + (f.start + b) * s.out_row,
@@ -257,11 +279,12 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
                        o.n[3], o.n[4], o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DX:
         linear_backward_input(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
-                              <const vec*>o.p[3], first, last, o.n[0], o.n[1], o.n[2], o.n[3],
-                              o.n[4], o.activation, o.a, o.b, pack)
+                              <const vec*>o.p[3], <const vec*>o.p[4], first, last, o.n[0], o.n[1],
+                              o.n[2], o.n[3], o.n[4], o.activation, o.a, o.b, pack)
     elif o.kind == LINEAR_DW:
         weight_gradient(like, s, o, f, team, pack)
     elif o.kind == BN_BLOCKS or o.kind == BN_GRADIENTS or o.kind == LOSS:
+        total = batch_weight(like, s, o, f) if o.kind == LOSS else 0.0
         blocks = block_count(f.rows)
         for b in range(share(blocks, team.size, team.rank),
                        share(blocks, team.size, team.rank + 1)):
@@ -278,9 +301,11 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
                                 <const vec*>o.p[2], <const vec*>o.p[3], replica, low, high,
                                 width, ld, o.activation, o.a, o.b)
             else:
-                loss_block(<int>o.n[2], <double*>o.p[4] + 2 * b, <double*>o.p[4] + 2 * b + 1,
-                           <vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
-                           <const int64_t*>o.p[3], low, high, f.rows, o.n[0], o.n[1], pack)
+                loss_block(<int>o.n[2], <double*>o.p[4] + LOSS_SUMS * b, <vec*>o.p[0],
+                           <const vec*>o.p[1], <const vec*>o.p[2], <const int64_t*>o.p[3],
+                           <const double*>(o.p[5] if s.weight != NULL else NULL),
+                           <const vec*>o.p[6], low, high, 1.0 / total if total > 0.0 else 0.0,
+                           o.n[0], o.n[1], o.a, o.b, pack)
     elif o.kind == BN_MERGE:
         merge_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[1],
                          <vec*>o.p[1] if team.rank == 0 else <vec*>NULL, <vec*>o.p[2],
@@ -321,15 +346,17 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
         if team.rank == 0:
             s.loss_sum += total
             s.correct_sum += add_partials(<const double*>o.p[0], f.rows, 1)
+            weight = add_partials(<const double*>o.p[0], f.rows, 2)
+            s.weight_sum += weight
             s.seen += f.rows
-            s.last_loss = total / f.rows
+            s.last_loss = total / weight if weight > 0.0 else 0.0
         if not isfinite(total):
             return LOSS_NOT_FINITE
     elif o.kind == UPDATE:
         low = share(o.n[0], team.size, team.rank)
         high = share(o.n[0], team.size, team.rank + 1)
-        update(<vec*>o.p[0] + low, <const vec*>o.p[1] + low, <vec*>o.p[2] + low,
-               <vec*>o.p[3] + low, high - low, &f.update)
+        update(<vec*>o.p[0] + low, <const vec*>o.p[1] + low, <vec*>o.p[2] + low, s.stride,
+               high - low, &f.update)
     return 0
 
 
@@ -338,11 +365,11 @@ cdef void weight_gradient(vec like, const State* s, const Op* o, const Frame* f,
     """LINEAR_DW: gradients of weight and bias, or their updates."""
     cdef Py_ssize_t bound[4]
     cdef Py_ssize_t rows = o.n[0], columns = vectors(like, o.n[1]), ldy = o.n[3], x_row
-    cdef const char* x = input_of(s, o, f, <const char*>o.p[4], o.n[2] * sizeof(vec), &x_row)
-    cdef const vec* dy = <const vec*>o.p[5]
+    cdef const char* x = input_of(s, o, f, <const char*>o.p[3], o.n[2] * sizeof(vec), &x_row)
+    cdef const vec* dy = <const vec*>o.p[4]
     cdef const Step* step = &f.update if o.n[7] else NULL
-    if o.p[7] != NULL:
-        linear_backward_bias(<vec*>o.p[6], <vec*>o.p[7], <vec*>o.p[8], <vec*>o.p[9], dy, f.rows,
+    if o.p[6] != NULL:
+        linear_backward_bias(<vec*>o.p[5], <vec*>o.p[6], <vec*>o.p[7], s.stride, dy, f.rows,
                              share(columns, team.size, team.rank),
                              share(columns, team.size, team.rank + 1), ldy, step, o.n[8])
     if not o.n[4]:  # dW = dY^T X
@@ -350,13 +377,13 @@ cdef void weight_gradient(vec like, const State* s, const Op* o, const Frame* f,
         columns = vectors(like, o.n[0])
         x = <const char*>dy
         x_row = ldy * sizeof(vec)
-        dy = <const vec*>o.p[4]
+        dy = <const vec*>o.p[3]
         ldy = o.n[2]
     part_of_weight(rows, columns, o.n[6], team, bound)
     require(0 <= bound[0] and bound[0] <= bound[1] and bound[1] <= rows)
     require(0 <= bound[2] and bound[2] <= bound[3] and bound[3] <= columns)
-    linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], <vec*>o.p[3], x, x_row, dy,
-                           f.rows, bound[0], bound[1], bound[2], bound[3],
+    linear_backward_weight(<vec*>o.p[0], <vec*>o.p[1], <vec*>o.p[2], s.stride, x, x_row, dy, f.rows,
+                           bound[0], bound[1], bound[2], bound[3],
                            0 if o.n[4] else o.n[0], ldy, step, o.n[8], pack)
 
 
@@ -422,14 +449,14 @@ cdef void begin_epoch(State* s, Team* team) noexcept nogil:
     if team.rank == 0:
         if s.order != NULL:
             shuffle(s.order, s.rows, s.seed, s.epoch)
-        s.loss_sum = s.correct_sum = s.seen = 0.0
+        s.loss_sum = s.correct_sum = s.weight_sum = s.seen = 0.0
         s.finite = True
 
 
 cdef void end_epoch(State* s) noexcept nogil:
     """Note the epoch's results."""
     if s.epoch_loss != NULL:
-        s.epoch_loss[s.epoch - s.begun] = s.loss_sum / s.seen if s.seen > 0 else 0.0
+        s.epoch_loss[s.epoch - s.begun] = s.loss_sum / s.weight_sum if s.weight_sum > 0 else 0.0
         s.epoch_correct[s.epoch - s.begun] = s.correct_sum / s.seen if s.seen > 0 else 0.0
     s.epoch += 1
     if not s.finite:
@@ -446,7 +473,7 @@ cdef void set_frame(const State* s, Frame* f, Py_ssize_t batch, Py_ssize_t step,
     f.first = first_row(f.rows, team, team.rank)
     f.last = first_row(f.rows, team, team.rank + 1)
     f.step = step
-    f.update = step_of(&s.optimizer, step + 1)
+    f.update = step_of(&s.optimizer, &s.rate, step + 1, 1.0)
 
 
 cdef void train(void* context, Team* team) noexcept nogil:
@@ -517,7 +544,7 @@ cdef void once(void* context, Team* team) noexcept nogil:
     f.first = first_row(f.rows, team, team.rank)
     f.last = first_row(f.rows, team, team.rank + 1)
     f.step = c.step
-    f.update = step_of(&c.state.optimizer, c.step + 1)
+    f.update = step_of(&c.state.optimizer, &c.state.rate, c.step + 1, 1.0)
     status = execute_range(c.state, c.low, c.high, &f, team)
     if team.rank == 0:
         c.status = status
@@ -543,6 +570,8 @@ cdef class Program:
         Memory that is saved at the start of each epoch.
     keep : object
         Kept alive as long as the program.
+    stride : int
+        Bytes from a state of the optimizer to the next.
     paced : bool
         Use the number of threads, up to that, which is found to be fastest; else all.
     """
@@ -555,7 +584,8 @@ cdef class Program:
     cdef bint busy
 
     def __cinit__(self, ops, calls, Py_ssize_t itemsize, Py_ssize_t threads, uintptr_t pack,
-                  Py_ssize_t pack_size, segments=(), keep=None, bint paced=False):
+                  Py_ssize_t pack_size, segments=(), keep=None, Py_ssize_t stride=0,
+                  bint paced=False):
         cdef Py_ssize_t i, j
         cdef Op* o
         self.state.ops = <Op*>PyMem_Calloc(max(len(ops), 1), sizeof(Op))
@@ -582,6 +612,7 @@ cdef class Program:
         self.state.wide = itemsize == 8
         self.state.pack = <void*>pack
         self.state.pack_size = pack_size
+        self.state.stride = stride // VECTOR_BYTES
         self.threads = threads
         self.pace = Pace() if paced else None
         self.calls = list(calls)
@@ -597,14 +628,15 @@ cdef class Program:
     def set_optimizer(self, int kind, bint nesterov, double lr, double weight_decay, double beta1,
                       double beta2, double eps):
         """Numbers of the optimizer from the next step on."""
-        self.state.optimizer = Optimizer(kind, nesterov, lr, weight_decay, beta1, beta2, eps)
+        self.state.optimizer = Optimizer(kind, nesterov, beta2, eps, 0.0)
+        self.state.rate = Rate(lr, weight_decay, beta1)
 
-    def set_data(self, x, target, label, out, uintptr_t order, Py_ssize_t rows,
+    def set_data(self, x, target, label, weight, out, uintptr_t order, Py_ssize_t rows,
                  Py_ssize_t batch_size, bint merge_last, uint64_t seed):
         """Where batches come from and go to.
 
-        `x`, `target` and `out` are (address, row stride, column stride) in bytes or None, `label`
-        and `order` addresses (0 for none). The caller keeps the memory alive.
+        `x`, `target` and `out` are (address, row stride, column stride) in bytes or None, `label`,
+        `weight` and `order` addresses (0 for none). The caller keeps the memory alive.
         """
         cdef State* s = &self.state
         s.x = s.target = s.out = NULL
@@ -620,6 +652,7 @@ cdef class Program:
             s.out = <char*><uintptr_t>out[0]
             s.out_row = out[1]
         s.label = <const int64_t*><uintptr_t>label
+        s.weight = <const double*><uintptr_t>weight
         s.order = <Py_ssize_t*>order
         s.rows = rows
         s.batch_size = batch_size
