@@ -10,12 +10,16 @@ from minidl.layers import (
     ELU,
     GELU,
     BatchNorm1d,
+    Concat,
     Dropout,
+    Flatten,
     Identity,
     Layer,
     LeakyReLU,
     Linear,
+    Parallel,
     ReLU,
+    Residual,
     Sequential,
     Sigmoid,
     SiLU,
@@ -29,9 +33,9 @@ from minidl.serialization import FormatError, load, save
 from minidl.trainer import Trainer
 
 __all__ = [
-    "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "Callback",
-    "CrossEntropyLoss", "Dropout", "FormatError", "FunctionLoss", "History", "Identity", "Layer",
-    "LeakyReLU", "Linear", "Loss", "MSELoss", "NonFiniteError", "Optimizer", "ReLU", "Sequential",
+    "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "Callback", "Concat",
+    "CrossEntropyLoss", "Dropout", "Flatten", "FormatError", "FunctionLoss", "History", "Identity", "Layer",
+    "LeakyReLU", "Linear", "Loss", "MSELoss", "NonFiniteError", "Optimizer", "Parallel", "ReLU", "Residual", "Sequential",
     "SiLU", "Sigmoid", "Softplus", "Tanh", "Trainer", "__version__", "get_config",
     "get_num_threads", "initializers", "load", "save", "set_num_threads", "show_config",
 ]  # fmt: skip

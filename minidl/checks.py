@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,3 +184,34 @@ def targets(value: Any, rows: int, columns: int, to: np.dtype[np.floating], name
         raise ValueError(f"{name}: expected shape {shape}, got shape {array.shape}")
     same_rows(array, rows, name)
     return _converted(array, to, name)
+
+
+def one_of(value: Any, known: Sequence[Any], name: str) -> None:
+    """One of the values that an argument may have."""
+    if not any(value is one or (type(value) is type(one) and value == one) for one in known):
+        shown = ", ".join(map(repr, known[:-1]))
+        raise ValueError(f"{name}: expected {shown} or {known[-1]!r}, got {value!r}")
+
+
+def categories(parts: Sequence[Array], wanted: Iterable[tuple[int, int, int]], name: str) -> None:
+    """Columns, counted over all parts, that must hold whole numbers from 0 to categories - 1.
+
+    `wanted` are (first column, columns, categories).
+    """
+    for first, columns, count in wanted:
+        place = 0
+        for part in parts:
+            low, high = max(first - place, 0), min(first + columns - place, part.shape[1])
+            if low < high:
+                _whole(part[:, low:high], count, name, place + low)
+            place += part.shape[1]
+
+
+def _whole(array: Array, count: int, name: str, column: int) -> None:
+    bad = (array != np.floor(array)) | (array < 0) | (array >= count)
+    if bad.any():
+        i, j = np.unravel_index(int(bad.argmax()), array.shape)
+        raise ValueError(
+            f"{name}: expected categories, whole numbers from 0 to {count - 1}, got {array[i, j]} "
+            f"in row {i}, column {column + j}"
+        )

@@ -60,7 +60,7 @@ class Loss:
             Labels (N,) or targets (N, K), as the loss has it.
         """
         from minidl.layers.activations import Identity
-        from minidl.lowering import BackwardPlan
+        from minidl.lowering import Plan, feed
 
         array = np.asarray(prediction)
         single = array.dtype.newbyteorder("=") == np.float32
@@ -71,13 +71,13 @@ class Loss:
         target = form.check(y, len(array), array.shape[1], dtype)
         identity = Identity()
         identity.set_dtype(dtype)
-        plan = BackwardPlan(identity, array.shape[1], len(array), dtype)
+        plan = Plan(identity, array.shape[1], len(array), dtype)
         plan.batch(form)
         dz = plan.loss(form, plan.data[plan.graph.input])
         plan.barrier()
         plan.emit("LOSS_TOTAL", [plan.partial], [])
         program = plan.build()
-        feed(program, form, array, target, len(array))
+        feed(program, form, [array], target, len(array))
         program.execute(0, len(plan.operations), len(array))
         self._gradient = plan.view(dz, len(array)).copy()
         return float(program.last_loss)
@@ -95,37 +95,6 @@ class Loss:
     def __repr__(self) -> str:
         """As PyTorch prints it."""
         return f"{type(self).__name__}()"
-
-
-def feed(
-    program: Any,
-    loss: Loss | None,
-    x: Array,
-    y: Array | None,
-    batch_size: int,
-    *,
-    weight: Array | None = None,
-    order: int = 0,
-    merge_last: bool = False,
-    seed: int = 0,
-) -> None:
-    """Point a program at its data."""
-    from minidl.lowering import source
-    from minidl.memory import address
-
-    labels = loss is not None and loss.integer_labels
-    program.set_data(
-        source(x),
-        None if labels else source(y),
-        address(y) if labels else 0,
-        address(weight),
-        None,
-        order,
-        len(x),
-        batch_size,
-        merge_last,
-        seed,
-    )
 
 
 class CrossEntropyLoss(Loss):

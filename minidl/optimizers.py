@@ -9,20 +9,45 @@ from typing import Any
 
 from minidl import checks
 from minidl.kernels.optimizer import KINDS
-from minidl.kernels.program import KINDS as OPERATIONS
-from minidl.kernels.program import VECTOR, Program
+from minidl.kernels.operations import KINDS as OPERATIONS
+from minidl.kernels.operations import VECTOR
+from minidl.kernels.program import Program
 from minidl.layers.base import Layer
 from minidl.memory import Array
 from minidl.parameters import Store
 
 
 class OptimizerState:
-    """Moments parallel to the flat parameter vector, (moments, n), and the number of steps made."""
+    """What an optimizer keeps for a model.
+
+    Attributes
+    ----------
+    moments : ndarray of shape (moments, n)
+        Parallel to the flat vector of the trainable parameters.
+    average : ndarray of shape (n,) or None
+        The moving average of the parameters, if it was asked for after `average_from` steps.
+    step, tick : int
+        Updates made, and batches seen.
+    """
 
     def __init__(self, store: Store, moments: int) -> None:
         self.store = store
         self.moments: Array = store.zeros(moments)
-        self.step = 0
+        self.average: Array | None = None
+        self.average_from = 0
+        self.step = self.tick = 0
+
+    def begin_average(self) -> None:
+        """Keep a moving average from now on; the next update makes it equal to the parameters."""
+        if self.average is None:
+            self.average = self.store.zeros()
+            self.average[...] = self.store.values[: len(self.average)]
+            self.average_from = self.step
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all this."""
+        return self.moments.nbytes + (0 if self.average is None else self.average.nbytes)
 
 
 class Optimizer:
@@ -61,7 +86,7 @@ class Optimizer:
                 0.0,
                 0.0,
                 [parameter.at(v) for v in vectors],
-                [parameter.length(itemsize) * itemsize // VECTOR],
+                [parameter.length(itemsize) * itemsize // VECTOR, 0],
             )
             for _, parameter in model.named_parameters()
             if parameter.trainable
@@ -70,6 +95,7 @@ class Optimizer:
         program.set_optimizer(*self.numbers())
         program.execute(0, len(updates), 1, state.step)
         state.step += 1
+        state.tick += 1
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without the state, which belongs to a model."""

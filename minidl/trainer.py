@@ -1,4 +1,4 @@
-"""The training loop as the user sees it; no maths."""
+"""The trainer: what it takes and gives; no maths. The loop over epochs stands in `loop.py`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,38 @@ import numpy as np
 
 from minidl import checks
 from minidl.callbacks import Callback, ProgressBar
-from minidl.errors import NonFiniteError
+from minidl.evaluation import evaluate
 from minidl.history import History
+from minidl.inputs import open_inputs
 from minidl.layers.base import Layer
-from minidl.losses import CrossEntropyLoss, Loss, LossFunction, as_loss, feed
-from minidl.lowering import BatchProgram, check_rows, mode, signature
-from minidl.memory import Array, address
+from minidl.loop import Loop, Progress, not_finite
+from minidl.losses import CrossEntropyLoss, Loss, LossFunction, as_loss
+from minidl.lowering import BatchProgram, Updates, check_rows, feed, mode, signature
+from minidl.memory import Array
+from minidl.metrics import Metric, as_metrics
 from minidl.optimizers import Adam, Optimizer, OptimizerState
+from minidl.schedulers import ReduceLROnPlateau, Scheduler, as_scheduler
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from minidl.data import Block, Data
+    from minidl.kernels.program import Program
 
-SLICE = 0.1  # seconds of compiled code before Python looks after Ctrl-C and progress
+
+def _parts(data: Any) -> tuple[Any, Any, Any]:
+    """X, y and sample_weight of validation data."""
+    if isinstance(data, (tuple, list)):
+        if len(data) not in (2, 3):
+            raise ValueError(
+                "validation_data: expected (X, y) or (X, y, sample_weight), got "
+                f"{len(data)} of them"
+            )
+        return data[0], data[1], data[2] if len(data) == 3 else None
+    return data, None, None  # batches
+
+
+def _bound(value: float | None, name: str) -> float | None:
+    """A positive number, or None."""
+    return None if value is None else checks.number(value, name, 0, open_low=True)
 
 
 class Trainer:
@@ -35,11 +55,30 @@ class Trainer:
     loss : Loss or function, default CrossEntropyLoss()
         A function takes (prediction, y) and returns (loss, gradient).
     optimizer : Optimizer, default Adam(lr=1e-3)
+    scheduler : Scheduler or function, optional
+        The learning rate over epochs or steps; a function gives the factor of the optimizer's rate
+        for each epoch, from 0, as in `LambdaLR`.
+    metrics : sequence of str, Metric or function, default ()
+        Measured each epoch on training and validation data, and by `evaluate`: see
+        `minidl.metrics`. On training data they are those of the predictions made while training.
+    clip_grad_norm : float, optional
+        The greatest norm of the gradient of all parameters; a larger one is scaled down.
+    clip_grad_value : float, optional
+        The greatest size of each element of the gradient.
+    accumulate : int, default 1
+        Batches whose gradients are summed before an update: memory of a small batch, the gradient
+        of one `accumulate` times as large (but BatchNorm's, which sees one batch at a time).
+    ema_decay : float in [0, 1), optional
+        Keep a moving average of the parameters with this decay, for `ema_model`.
 
     Attributes
     ----------
     stop_training : bool
-        Callbacks set it to stop `fit` after the epoch.
+        Callbacks set it to stop `fit` after the epoch, or the steps they are called after.
+    history : History
+        One value an epoch of all that was measured, over all calls of `fit`.
+    epoch, step : int
+        Epochs and updates made so far.
 
     Examples
     --------
@@ -59,6 +98,13 @@ class Trainer:
         model: Layer,
         loss: Loss | LossFunction | None = None,
         optimizer: Optimizer | None = None,
+        *,
+        scheduler: Scheduler | Any = None,
+        metrics: Sequence[str | Metric | Any] = (),
+        clip_grad_norm: float | None = None,
+        clip_grad_value: float | None = None,
+        accumulate: int = 1,
+        ema_decay: float | None = None,
     ) -> None:
         if not isinstance(model, Layer):
             raise TypeError(f"model: expected a Layer, got {type(model).__name__}")
@@ -67,9 +113,43 @@ class Trainer:
         self.optimizer = Adam() if optimizer is None else optimizer
         if not isinstance(self.optimizer, Optimizer):
             raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+        self.scheduler = None if scheduler is None else as_scheduler(scheduler)
+        self.metrics = as_metrics(metrics)
+        self.clip_grad_norm = _bound(clip_grad_norm, "clip_grad_norm")
+        self.clip_grad_value = _bound(clip_grad_value, "clip_grad_value")
+        self.accumulate = checks.positive_int(accumulate, "accumulate")
+        if ema_decay is not None:
+            ema_decay = checks.number(ema_decay, "ema_decay", 0, 1, open_high=True)
+        self.ema_decay = ema_decay
         self.stop_training = False
+        self.history = History()
+        self.progress = Progress()
         self._programs: dict[str, tuple[Any, BatchProgram]] = {}
         self._busy = False
+
+    @property
+    def epoch(self) -> int:
+        """Epochs made so far."""
+        return self.progress.epoch
+
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return self._state().step
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        scheduler, base = self.scheduler, self.optimizer.lr
+        if scheduler is None:
+            return base
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return scheduler.rate_after(base, self.progress.plateau)
+        return scheduler.rate(base, self.step if scheduler.interval == "step" else self.epoch)
+
+    def _state(self) -> OptimizerState:
+        """What the optimizer keeps for the model."""
+        return self.optimizer.state_for(self.model.store())
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -83,84 +163,133 @@ class Trainer:
         finally:
             self._busy = False
 
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: without programs."""
-        return {**self.__dict__, "_programs": {}, "_busy": False}
-
     # Data and programs.
 
-    def _data(
-        self, X: npt.ArrayLike, y: npt.ArrayLike, prefix: str = ""
-    ) -> tuple[Array, Array, Loss]:
-        """X and y as the kernels read them, and the form of the loss that suits y."""
-        x = checks.matrix(X, self.model.dtype, self.model.in_features_or_none(), f"{prefix}X")
-        checks.not_empty(x, f"{prefix}X")
-        outputs = self.model.output_features(x.shape[1])
-        loss = self.loss.bound(y)
-        return x, loss.check(y, len(x), outputs, self.model.dtype, f"{prefix}y"), loss
+    def _open(
+        self, X: Any, y: Any, sample_weight: Any = None, prefix: str = "", epochs: int = 1
+    ) -> tuple[Data, Loss]:
+        """The data, checked as far as they lie in memory, and the loss as it suits them."""
+        names = [f"{prefix}{name}" for name in ("X", "y", "sample_weight")]
+        data = open_inputs(self.model, X, y, sample_weight, names, epochs)
+        loss = self.loss if data.y_like is None else self.loss.bound(data.y_like)
+        for metric in self.metrics:
+            metric.check(loss.task, sample_weight is not None)
+        if data.in_memory:
+            checks.not_empty(data.x[0], names[0])
+            loss, data.y = self._targets(data, loss, data, names)
+        return data, loss
+
+    def _targets(
+        self, data: Data, loss: Loss, block: Data | Block, names: Sequence[str] = ("X", "y")
+    ) -> tuple[Loss, Array]:
+        """The targets of a block as the kernels read them, and the loss as it suits them."""
+        checks.categories(block.x, self.model.categories(0, self._columns(block)), names[0])
+        form = loss.bound(block.y)
+        outputs = self.model.output_features(self._columns(block))
+        rows = len(block.x[0])
+        return form, form.check(block.y, rows, outputs, self.model.dtype, names[1])
+
+    @staticmethod
+    def _columns(block: Data | Block) -> int:
+        """Columns of all inputs."""
+        return sum(part.shape[1] for part in block.x)
 
     def _program(
-        self, use: str, x: Array, rows: int, loss: Loss, state: OptimizerState | None
+        self, use: str, columns: int, rows: int, loss: Loss, updates: Updates | None
     ) -> BatchProgram:
         """The program for a use, made anew if the model has changed or the batch has grown."""
+        made_of = None if updates is None else (updates.state, *updates[2:], repr(self.optimizer))
         key = (
-            *signature(self.model, x.shape[1]),
+            *signature(self.model, columns),
             type(loss),
             loss.integer_labels,
             loss.columns(0),
             self.loss,
-            state,
+            made_of,
         )
         cached = self._programs.get(use)
         if cached is None or cached[0] != key or cached[1].rows < rows:
-            cached = key, BatchProgram(self.model, x.shape[1], rows, loss=loss, state=state)
+            cached = key, BatchProgram(self.model, columns, rows, loss=loss, updates=updates)
             self._programs[use] = cached
         return cached[1]
 
     def _train_program(
-        self, x: Array, y: Array, loss: Loss, batch_size: int, **data: Any
+        self, columns: int, loss: Loss, rows: int, smallest: int
     ) -> tuple[BatchProgram, OptimizerState]:
-        state = self.optimizer.state_for(self.model.store())
-        rows = min(batch_size + 1, len(x))
-        batch = self._program("train", x, rows, loss, state)
-        check_rows(batch.plan.graph, 1 if min(batch_size, len(x)) == 1 else 2)
-        batch.program.set_optimizer(*self.optimizer.numbers())
-        feed(batch.program, loss, x, y, batch_size, **data)
-        batch.note(len(x), batch_size, data.get("merge_last", False))
+        """The program of training, for batches of up to `rows` rows and at least `smallest`."""
+        state = self._state()
+        if self.ema_decay is not None:
+            state.begin_average()
+        updates = Updates(
+            state,
+            self.optimizer.group_of,
+            self.clip_grad_norm or 0.0,
+            self.accumulate,
+            self.ema_decay or 0.0,
+        )
+        batch = self._program("train", columns, rows, loss, updates)
+        check_rows(batch.plan.graph, smallest)
+        self._set_optimizer(batch.program)
         return batch, state
+
+    def _set_optimizer(self, program: Program) -> None:
+        """Tell a program the optimizer's numbers, for updates whose rates it is not told."""
+        program.set_optimizer(
+            **self.optimizer.numbers() | {"lr": self.lr},
+            clip=self.clip_grad_value or 0.0,
+            accumulate=self.accumulate,
+            groups=self.optimizer.rates(),
+        )
 
     # Training.
 
     def fit(
         self,
-        X: npt.ArrayLike,
-        y: npt.ArrayLike,
+        X: Any,
+        y: Any = None,
         *,
         epochs: int = 1,
         batch_size: int = 32,
         shuffle: bool = True,
         seed: int | None = None,
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        sample_weight: Any = None,
+        validation_data: Any = None,
+        last_batch: str = "merge",
+        total_epochs: int | None = None,
         callbacks: Sequence[Callback] = (),
         verbose: str | int = "auto",
     ) -> History:
         """Train for a number of epochs.
 
+        Epochs, steps and schedules count on from one call to the next: ``fit(epochs=2)`` twice with
+        one seed does what ``fit(epochs=4)`` does. An epoch that was interrupted is finished first,
+        and counts, if data and batches are the same.
+
         Parameters
         ----------
-        X : array_like of shape (N, in_features)
-            Converted to the model's dtype if it has another.
+        X : array_like, frame, table, sparse matrix, `NpyFile`, tuple of these, or iterable
+            Rows of in_features columns, or a tuple of several inputs whose columns add up to them;
+            or an iterable of batches ``(X, y)`` or ``(X, y, sample_weight)``, or a function that
+            returns one, with y left out. Arrays are converted to the model's dtype if they have
+            another; memory maps, files, tables and sparse matrices are read block by block.
         y : array_like
             Labels (N,) or targets (N, K), as the loss has it.
         epochs : int, default 1
         batch_size : int, default 32
-            A last batch of one row joins the one before it.
         shuffle : bool, default True
-            A new order of the rows each epoch.
+            A new order of the rows each epoch; of iterables, none.
         seed : int, optional
-            Seed of the orders; default: fresh entropy.
-        validation_data : (X, y), optional
+            Seed of the orders; default: that of the last `fit`, at first fresh entropy.
+        sample_weight : array_like of shape (N,), optional
+            Weights of the rows in the loss, which is then their weighted mean.
+        validation_data : (X, y) or (X, y, sample_weight), or an iterable of batches, optional
             Evaluated after each epoch: ``val_loss``, ...
+        last_batch : {"merge", "keep", "drop"}
+            A last batch that is smaller than the others: if it is a single row, which BatchNorm
+            could not train on, it joins the batch before it; it stays; it is left out.
+        total_epochs : int, optional
+            Epochs of the whole training, if this is a part of it; default: those made and `epochs`.
+            A schedule must end within them.
         callbacks : sequence of Callback
         verbose : {"auto", 0, 1}
             A progress bar: on a terminal, never, always.
@@ -168,14 +297,15 @@ class Trainer:
         Returns
         -------
         History
+            Of these epochs; ``trainer.history`` has all.
 
         Raises
         ------
         ValueError, TypeError
             An argument does not fit; nothing has been changed.
         NonFiniteError
-            The loss or a parameter became NaN or infinite. Parameters, running averages and
-            optimizer are those at the end of the last good epoch.
+            The loss, a gradient that is to be clipped, or a parameter became NaN or infinite.
+            Parameters, running averages and optimizer are those at the end of the last good epoch.
         KeyboardInterrupt
             On Ctrl-C; the model holds the parameters after some whole step.
         """
@@ -183,131 +313,92 @@ class Trainer:
         batch_size = checks.positive_int(batch_size, "batch_size")
         if seed is not None:
             seed = checks.positive_int(seed, "seed", 0)
-        if verbose not in ("auto", 0, 1):
-            raise ValueError(f"verbose: expected 'auto', 0 or 1, got {verbose!r}")
-        x, targets, loss = self._data(X, y)
+        checks.one_of(verbose, ("auto", 0, 1), "verbose")
+        checks.one_of(last_batch, ("merge", "keep", "drop"), "last_batch")
+        data, loss = self._open(X, y, sample_weight, epochs=epochs)
+        validation = None
         if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-                raise ValueError("validation_data: expected a pair (X, y)")
-            self._data(*validation_data, prefix="validation_data ")
-        order = np.empty(len(x), np.intp) if shuffle else None
-        key = int(np.random.default_rng(seed).integers(2**63))
-        history = History()
+            validation = self._open(*_parts(validation_data), "validation_data ", epochs)
+        loop = Loop(
+            self,
+            data,
+            loss,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            last_batch=last_batch,
+            validation=validation,
+            callbacks=callbacks,
+        )
+        self._check_schedule(loop, epochs, total_epochs)
+        if seed is not None or self.progress.key is None:
+            self.progress.key = int(np.random.default_rng(seed).integers(2**63))
         with self._training():
             self.stop_training = False
-            batch, state = self._train_program(
-                x,
-                targets,
-                loss,
-                batch_size,
-                order=address(order),
-                merge_last=batch_size > 1,
-                seed=key,
-            )
-            batch.program.seek(0, 0, state.step)
             shown = verbose == 1 or (verbose == "auto" and sys.stderr.isatty())
             bar = ProgressBar(epochs) if shown else None
             try:
                 for callback in callbacks:
                     callback.trainer = self
                     callback.on_train_begin()
-                self._epochs(batch, state, loss, history, epochs, validation_data, callbacks, bar)
+                loop.run(epochs, bar)
             finally:
                 for callback in callbacks:
                     callback.on_train_end()
                 if bar is not None:
                     bar.close()
-        return history
+        return loop.history
 
-    def _epochs(
-        self,
-        batch: BatchProgram,
-        state: OptimizerState,
-        loss: Loss,
-        history: History,
-        epochs: int,
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None,
-        callbacks: Sequence[Callback],
-        bar: ProgressBar | None,
-    ) -> None:
-        """Run all epochs: many at a time if nobody wants a word in between."""
-        alone = not callbacks and validation_data is None
-        while len(history) < epochs and not self.stop_training:
-            epoch, position, _ = batch.program.position()
-            if position == 0:
-                for callback in callbacks:
-                    callback.on_epoch_begin(epoch)
-                batch.program.set_optimizer(*self.optimizer.numbers())
-            wanted = epochs - len(history) if alone else 1
-            status, losses, shares = batch.program.run(wanted, SLICE, state)
-            if status in ("loss", "parameters"):
-                self._not_finite(batch, state, status)
-            logs: dict[str, float] = {}
-            for mean, share in zip(losses, shares, strict=True):
-                logs = {"loss": mean} | ({loss.metric: share} if loss.metric else {})
-                if validation_data is not None:
-                    logs |= {f"val_{k}": v for k, v in self.evaluate(*validation_data).items()}
-                history.append(logs)
-                for callback in callbacks:
-                    callback.on_epoch_end(epoch, logs)
-            if bar is not None:
-                bar.update(len(losses), logs)
+    def _check_schedule(self, loop: Loop, epochs: int, total_epochs: int | None) -> None:
+        """Raise if the schedule is longer than the training."""
+        total = self.epoch + epochs
+        if total_epochs is not None:
+            total = checks.positive_int(total_epochs, "total_epochs", total)
+        if self.scheduler is None or epochs == 0:
+            return
+        if self.scheduler.interval == "epoch":
+            self.scheduler.check(total)
+        elif loop.updates is not None:
+            self.scheduler.check(self.step + (total - self.epoch) * loop.updates)
 
-    def _not_finite(self, batch: BatchProgram, state: OptimizerState, status: str) -> None:
-        """Restore the last good epoch and say what happened."""
-        epoch, position, step = batch.program.position()
-        if status == "parameters":  # found at the end of the epoch
-            epoch, step = epoch - 1, step - 1
-            position = batch.batches - 1
-        layer = batch.plan.first_not_finite(batch.rows_of(position))
-        batch.restore()
-        state.step = step - position
-        raise NonFiniteError(
-            f"{'the loss' if status == 'loss' else 'a parameter'} became NaN or infinite in epoch "
-            f"{epoch}, step {step}, first in {f'layer {layer}' if layer else 'the loss itself'}; "
-            "parameters are those of the last good "
-            "epoch. Try a lower learning rate, scaled inputs, or BatchNorm1d",
-            epoch,
-            step,
-            layer,
-        )
-
-    def train_step(self, X: npt.ArrayLike, y: npt.ArrayLike) -> float:
-        """One step on one batch; returns its loss before the update.
+    def train_step(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """One update from one batch; returns its loss before the update.
 
         Raises
         ------
         NonFiniteError
             The loss is NaN or infinite; no parameter has been changed.
         """
-        x, targets, loss = self._data(X, y)
+        data, loss = self._open(X, y, sample_weight)
+        if not data.in_memory:
+            raise TypeError(f"X: expected a batch in memory, got {type(X).__name__}")
+        rows = len(data.x[0])
         with self._training():
-            batch, state = self._train_program(x, targets, loss, len(x))
-            batch.program.seek(0, 0, state.step)
+            batch, state = self._train_program(self._columns(data), loss, rows, rows)
+            feed(batch.program, loss, data.x, data.y, rows, weight=data.weight)
+            batch.program.seek(self.epoch, 0, state.step, state.tick)
             status, _, _ = batch.program.run(1, 3600.0, state)
-        if status in ("loss", "parameters"):
-            self._not_finite(batch, state, status)
-        return float(batch.program.last_loss)
+        if status != "done":
+            raise not_finite(batch, status, state)
+        return batch.program.last_loss
+
+    # Measuring.
 
     def evaluate(
-        self, X: npt.ArrayLike, y: npt.ArrayLike, *, batch_size: int = 1024
+        self, X: Any, y: Any = None, *, sample_weight: Any = None, batch_size: int = 1024
     ) -> dict[str, float]:
-        """Mean loss, and accuracy if the loss has it, in evaluation mode.
+        """Mean loss, accuracy if the loss has it, and the metrics, in evaluation mode.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+        batch_size : int, default 1024
+            Rows at a time.
 
         Returns
         -------
         dict
-            ``{"loss": ..., "accuracy": ...}``.
+            ``{"loss": ..., "accuracy": ...}`` and one value for each metric.
         """
-        x, targets, loss = self._data(X, y)
         batch_size = checks.positive_int(batch_size, "batch_size")
-        with mode(self.model, False):
-            batch = self._program("evaluate", x, min(batch_size, len(x)), loss, None)
-            feed(batch.program, loss, x, targets, batch_size)
-            batch.program.seek(0, 0, 0)
-            status = "time"
-            while status == "time":
-                status, losses, shares = batch.program.run(1, SLICE)
-        if status == "loss":
-            return {"loss": float("nan")} | ({loss.metric: float("nan")} if loss.metric else {})
-        return {"loss": losses[0]} | ({loss.metric: shares[0]} if loss.metric else {})
+        return evaluate(self, *self._open(X, y, sample_weight), batch_size)

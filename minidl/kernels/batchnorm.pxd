@@ -18,9 +18,9 @@ cdef void normalize(
     vec* y, const vec* x, const vec* replica, Py_ssize_t first, Py_ssize_t last, Py_ssize_t width,
     Py_ssize_t ld, int activation, double a, double b) noexcept nogil
 cdef void block_gradients(
-    vec* partial, vec* dy, const vec* y, const vec* x, const vec* replica, Py_ssize_t first,
-    Py_ssize_t last, Py_ssize_t width, Py_ssize_t ld, int activation, double a, double b
-    ) noexcept nogil
+    vec* partial, vec* before, const vec* dy, const vec* y, const vec* x, const vec* replica,
+    Py_ssize_t first, Py_ssize_t last, Py_ssize_t width, Py_ssize_t ld, int activation, double a,
+    double b) noexcept nogil
 cdef void merge_gradients(
     vec* replica, vec* dgamma, vec* dbeta, const vec* partial, Py_ssize_t rows, Py_ssize_t width,
     Py_ssize_t ld, bint training, bint accumulate) noexcept nogil

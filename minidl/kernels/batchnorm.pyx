@@ -141,7 +141,8 @@ cdef void normalize(
 
 cdef void block_gradients(
     vec* partial,       # OUT (3, ld): dbeta and dgamma of the block
-    vec* dy,            # IN, OUT (N, ld): gradient after, then before the activation
+    vec* before,        # OUT (N, ld): gradient before the activation, if there is one; may be dy
+    const vec* dy,      # IN (N, ld): gradient after it
     const vec* y,       # IN (N, ld): output of forward
     const vec* x,       # IN (N, ld): input of forward
     const vec* replica,  # IN (7, ld)
@@ -162,7 +163,7 @@ cdef void block_gradients(
                 else:
                     kept = y[i * ld + j]
                 g = activation_gradient(activation, g, kept, a, b)
-                dy[i * ld + j] = g
+                before[i * ld + j] = g
             sum_dy = sum_dy + g
             sum_dy_xhat = fma(g, fma(e, replica[2 * ld + j], replica[ld + j]), sum_dy_xhat)
         partial[j] = sum_dy

@@ -1,13 +1,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-KINDS: dict[str, int]
-BLOCKS: int
-BLOCK_ROWS: int
-REPLICA_ROWS: int
-SUMS: int
-VECTOR: int
-
 class Program:
     def __init__(
         self,
@@ -20,6 +13,7 @@ class Program:
         segments: Sequence[tuple[int, int, int, bool]] = (),
         keep: object = None,
         stride: int = 0,
+        update_from: int | None = None,
         paced: bool = False,
     ) -> None: ...
     def set_optimizer(
@@ -31,10 +25,15 @@ class Program:
         beta1: float,
         beta2: float,
         eps: float,
+        *,
+        clip: float = 0.0,
+        accumulate: int = 1,
+        groups: Sequence[tuple[float, float]] | None = None,
     ) -> None: ...
+    def set_rates(self, rates: Any, first: int) -> None: ...
     def set_data(
         self,
-        x: tuple[int, int, int] | None,
+        x: Sequence[tuple[int, int, int, int]],
         target: tuple[int, int, int] | None,
         label: int,
         weight: int,
@@ -42,14 +41,31 @@ class Program:
         order: int,
         rows: int,
         batch_size: int,
-        merge_last: bool,
+        last_batch: int,
         seed: int,
+        opens: bool = True,
+        ends: bool = True,
     ) -> None: ...
-    def seek(self, epoch: int, batch: int, step: int) -> None: ...
-    def position(self) -> tuple[int, int, int]: ...
+    def seek(self, epoch: int, batch: int, step: int, tick: int) -> None: ...
+    def position(self) -> tuple[int, int, int, int]: ...
+    @property
+    def saved_position(self) -> tuple[int, int, int]: ...
+    def rows_of(self, batch: int) -> int: ...
+    def enter_epoch(self, sums: Sequence[float]) -> None: ...
     def run(
-        self, epochs: int, seconds: float, state: Any = None
+        self,
+        epochs: int,
+        seconds: float,
+        state: Any = None,
+        progress: Any = None,
+        updates: int = 0,
     ) -> tuple[str, list[float], list[float]]: ...
     def execute(self, low: int, high: int, rows: int, step: int = 0) -> int: ...
     @property
+    def fresh(self) -> bool: ...
+    @property
+    def part(self) -> float: ...
+    @property
     def last_loss(self) -> float: ...
+    @property
+    def last_norm(self) -> float: ...

@@ -93,11 +93,11 @@ class Layer:
         for name, child in children:
             yield from child.layers(f"{prefix}.{name}" if prefix else name)
 
-    def tree(self) -> Iterator[Layer]:
-        """This layer and all inside it, those that hold others included."""
-        yield self
-        for _, child in self.children():
-            yield from child.tree()
+    def tree(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer and all inside it, those that hold others included, with their full names."""
+        yield prefix, self
+        for name, child in self.children():
+            yield from child.tree(f"{prefix}.{name}" if prefix else name)
 
     def named_parameters(self) -> list[tuple[str, Parameter]]:
         """All parameters and running averages, with their full names, in order."""
@@ -192,6 +192,17 @@ class Layer:
     def in_features_or_none(self) -> int | None:
         """Columns that the input must have, or None if any will do."""
         return None
+
+    def categories(self, first: int, columns: int) -> Iterator[tuple[int, int, int]]:
+        """Columns of the input that must hold category numbers: (first, columns, categories).
+
+        `first` and `columns` are what this layer sees of the input.
+        """
+        return iter(())
+
+    def flattens(self) -> bool:
+        """True if rows of the input may have any shape: `Flatten` comes first."""
+        return False
 
     def __call__(self, x: npt.ArrayLike) -> Array:
         """`forward(x)`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from minidl import checks
 from minidl.layers.base import Layer
+from minidl.layers.container import Container
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from minidl.lowering import Graph, Value
 
 
-class Sequential(Layer):
+class Sequential(Container):
     """Layers one after the other; layers may be Sequential themselves.
 
     Parameters
@@ -45,34 +46,13 @@ class Sequential(Layer):
     def __init__(
         self, *layers: Layer, dtype: npt.DTypeLike | None = None, seed: int | None = None
     ) -> None:
-        for i, layer in enumerate(layers):
-            if not isinstance(layer, Layer):
-                raise TypeError(
-                    f"layers: expected Layer objects, got {type(layer).__name__} at {i}"
-                )
-        dtypes = {p.store.dtype for layer in layers for _, p in layer.named_parameters()}
-        if dtype is None and len(dtypes) > 1:
-            raise ValueError("layers: expected one dtype, got float32 and float64; pass dtype=")
-        super().__init__(dtype if dtype is not None else next(iter(dtypes), "float32"))
-        self._layers = list(layers)
-        seen: set[int] = set()
-        for name, layer in self.layers():
-            if layer._parameters and id(layer) in seen:
-                raise ValueError(
-                    f"layers: layer {name} ({type(layer).__name__}) is there twice; "
-                    "sharing parameters is not supported"
-                )
-            seen.add(id(layer))
-        self._check_features()
-        for layer in layers:
-            layer.set_dtype(self.dtype)
+        super().__init__(layers, dtype)
         if seed is not None:
             self.reset_parameters(np.random.default_rng(checks.positive_int(seed, "seed", 0)))
-        self.store()
 
     def _check_features(self) -> None:
         columns = None
-        for name, layer in self.layers():
+        for name, layer in self.children():
             wanted = layer.in_features_or_none()
             if columns is not None and wanted is not None and wanted != columns:
                 raise ValueError(
@@ -81,31 +61,6 @@ class Sequential(Layer):
                 )
             columns = wanted if columns is None else columns
             columns = None if columns is None else layer.output_features(columns)
-
-    def children(self) -> list[tuple[str, Layer]]:
-        """The layers, named by their places."""
-        return [(str(i), layer) for i, layer in enumerate(self._layers)]
-
-    def layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
-        """All layers that hold no others; none if there are none."""
-        return super().layers(prefix) if self._layers else iter(())
-
-    def __len__(self) -> int:
-        """Number of layers."""
-        return len(self._layers)
-
-    def __getitem__(self, i: int) -> Layer:
-        """Layer i."""
-        return self._layers[i]
-
-    def __iter__(self) -> Iterator[Layer]:
-        """The layers in order."""
-        return iter(self._layers)
-
-    def reset_parameters(self, rng: np.random.Generator) -> None:
-        """Draw new initial values for every layer."""
-        for layer in self._layers:
-            layer.reset_parameters(rng)
 
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write the operations of the layers."""
@@ -122,6 +77,15 @@ class Sequential(Layer):
             if type(layer).output_features is not Layer.output_features:
                 return None
         return None
+
+    def categories(self, first: int, columns: int) -> Iterator[tuple[int, int, int]]:
+        """Those of the first layer, which alone sees the input."""
+        if self._layers:
+            yield from self._layers[0].categories(first, columns)
+
+    def flattens(self) -> bool:
+        """True if the first layer takes rows of any shape."""
+        return bool(self._layers) and self._layers[0].flattens()
 
     def output_features(self, in_features: int) -> int:
         """Columns of the output."""
@@ -153,14 +117,3 @@ class Sequential(Layer):
         lines.insert(1, "-" * len(lines[0]))
         lines += [lines[1], f"{total:,} parameters, {fixed:,} running averages, {self.dtype}"]
         return "\n".join(lines)
-
-    def config(self) -> dict[str, Any]:
-        """The layers, each by its type and arguments."""
-        return {
-            "layers": [{"type": type(layer).__name__, **layer.config()} for layer in self._layers]
-        }
-
-    def __repr__(self) -> str:
-        """As PyTorch prints it."""
-        lines = [f"  ({i}): " + repr(layer).replace("\n", "\n  ") for i, layer in self.children()]
-        return "\n".join(["Sequential(", *lines, ")"]) if lines else "Sequential()"

@@ -1,0 +1,84 @@
+"""Loss and metrics of a model on data, in evaluation mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from minidl.lowering import feed, mode
+from minidl.memory import Array
+
+if TYPE_CHECKING:
+    from minidl.data import Data
+    from minidl.losses import Loss
+    from minidl.metrics import Metric
+    from minidl.trainer import Trainer
+
+
+class Outputs(NamedTuple):
+    """Targets, what the network gave for them, and weights of the rows."""
+
+    y: Array
+    predicted: Array
+    weight: Array | None
+
+
+@contextmanager
+def blocks_of(data: Data, batch_size: int) -> Iterator[Iterator[Any]]:
+    """Parts of the data with x, y and weight: one, if they lie in memory; else read ahead."""
+    if data.in_memory:
+        yield iter([data])
+        return
+    from minidl.data import ahead
+
+    with ahead(data.blocks(None, batch_size, last="keep")) as blocks:
+        yield blocks
+
+
+def evaluate(trainer: Trainer, data: Data, loss: Loss, batch_size: int) -> dict[str, float]:
+    """What `Trainer.evaluate` returns."""
+    model, sums, outputs = trainer.model, np.zeros(4), []
+    with mode(model, False), blocks_of(data, batch_size) as blocks:
+        for block in blocks:
+            loss, y = trainer._targets(data, loss, block)
+            rows = len(block.x[0])
+            size = min(batch_size, rows)
+            batch = trainer._program("evaluate", trainer._columns(block), size, loss, None)
+            out = np.empty((rows, batch.columns), model.dtype) if trainer.metrics else None
+            feed(batch.program, loss, block.x, y, size, weight=block.weight, out=out)
+            batch.program.seek(0, 0, 0, 0)
+            status = "time"
+            while status == "time":
+                status, _, _ = batch.program.run(1, 0.1)
+            sums += batch.program.sums if status == "done" else np.nan
+            if out is not None:
+                copied = data.in_memory  # else the block's memory is used again
+                outputs.append(Outputs(*(a if copied else _copy(a) for a in (y, out, block.weight))))
+    return results(loss, sums) | measure(trainer.metrics, outputs, loss)
+
+
+def results(loss: Loss, sums: Sequence[float]) -> dict[str, float]:
+    """Mean loss, and the share of right rows if the loss has it."""
+    total, right, weight, rows = map(float, sums)
+    logs = {"loss": total / weight if weight else (0.0 if total == 0 else float("nan"))}
+    return logs | ({loss.metric: right / rows} if loss.metric else {})
+
+
+def measure(
+    metrics: Sequence[Metric], outputs: Sequence[Outputs], loss: Loss
+) -> dict[str, float]:
+    """The metrics of all outputs; that which comes with the loss is left out."""
+    wanted = [metric for metric in metrics if metric.name != loss.metric]
+    if not wanted:
+        return {}
+    y, predicted = (np.concatenate([getattr(o, n) for o in outputs]) for n in ("y", "predicted"))
+    weights = [o.weight for o in outputs if o.weight is not None]
+    weight = np.concatenate(weights) if weights else None
+    return {metric.name: metric(y, predicted, loss.task, weight) for metric in wanted}
+
+
+def _copy(array: Array | None) -> Array | None:
+    return None if array is None else array.copy()

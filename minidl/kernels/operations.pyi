@@ -1,0 +1,8 @@
+KINDS: dict[str, int]
+BLOCKS: int
+BLOCK_ROWS: int
+MAX_GROUPS: int
+MAX_SOURCES: int
+REPLICA_ROWS: int
+SUMS: int
+VECTOR: int

@@ -1,0 +1,388 @@
+"""The loop over epochs: runs of the compiled program, and what Python does between them.
+
+Data in memory are one block, and the program goes through it epoch after epoch by itself if nobody
+wants a word in between. Other data come in blocks that are read ahead; an epoch is then a run a
+block. Either way Python comes back every `SLICE` seconds, for Ctrl-C and the progress bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minidl.errors import NonFiniteError
+from minidl.evaluation import Outputs, evaluate, measure
+from minidl.history import History
+from minidl.lowering import BatchProgram, feed
+
+if TYPE_CHECKING:
+    from minidl.callbacks import Callback, ProgressBar
+    from minidl.data import Block, Data
+    from minidl.losses import Loss
+    from minidl.memory import Array
+    from minidl.optimizers import OptimizerState
+    from minidl.trainer import Trainer
+
+SLICE = 0.1  # seconds of compiled code before Python looks after Ctrl-C and progress
+RATES = 65536  # updates whose rates are computed at once
+VALIDATION_ROWS = 1024  # of a batch of validation
+NO_SUMS = (0.0, 0.0, 0.0, 0.0)
+
+
+class Progress:
+    """Where a training is: what a checkpoint holds beside the model and the optimizer's state.
+
+    Attributes
+    ----------
+    epoch : int
+        Epochs made.
+    batch : int
+        Batches made of the epoch that is under way.
+    first_batch : int
+        Of them, those made before the block that the program works on.
+    sums : tuple of float
+        Weighted loss, right rows, weight and rows of that epoch.
+    key : int or None
+        Seed of the orders of the rows; None before the first `fit`.
+    kind : tuple or None
+        What the batches of that epoch are made of; an epoch goes on only with the same.
+    plateau : object
+        State of `ReduceLROnPlateau`.
+    """
+
+    def __init__(self) -> None:
+        self.epoch = self.batch = self.first_batch = 0
+        self.sums = NO_SUMS
+        self.key: int | None = None
+        self.kind: tuple[Any, ...] | None = None
+        self.plateau: Any = None
+
+
+class Loop:
+    """One call of `fit`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: Data,
+        loss: Loss,
+        *,
+        batch_size: int,
+        shuffle: bool,
+        last_batch: str,
+        validation: tuple[Data, Loss] | None,
+        callbacks: Sequence[Callback],
+    ) -> None:
+        self.trainer, self.data, self.loss = trainer, data, loss
+        self.batch_size, self.shuffle, self.last_batch = batch_size, shuffle, last_batch
+        self.validation, self.callbacks = validation, callbacks
+        self.history = History(trainer.epoch)
+        self.state: OptimizerState = trainer._state()
+        self.progress = trainer.progress
+        batches = data.batches(batch_size, last_batch)
+        self.updates = None if batches is None else -(-batches // trainer.accumulate)
+        self.outputs: list[Outputs] = []
+        kind = (data.rows, batch_size, shuffle, last_batch, trainer.accumulate)
+        if self.progress.kind != kind:
+            self.progress.kind = kind
+            self.progress.batch = 0
+        self.begun = False
+        self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
+        self.resumes = self.progress.batch > 0
+
+    def _leaves_one(self, rows: int) -> bool:
+        """True if the last batch is a single row."""
+        return self.last_batch == "keep" and rows % self.batch_size == 1
+
+    # Epochs.
+
+    def run(self, epochs: int, bar: ProgressBar | None) -> None:
+        """Make so many epochs; one that is under way is finished first, and counts."""
+        trainer, progress = self.trainer, self.progress
+        alone = not (self.callbacks or self.validation or trainer.metrics or self._plateau)
+        made = 0
+        while made < epochs and not trainer.stop_training:
+            if progress.batch == 0:
+                for callback in self.callbacks:
+                    callback.on_epoch_begin(progress.epoch)
+            pieces = self._in_memory if self.data.in_memory else self._in_blocks
+            for losses, shares in pieces(epochs - made if alone else 1):
+                logs = self._note(losses, shares)
+                made += len(losses)
+                if bar is not None:
+                    bar.update(len(losses), logs)
+
+    def _in_memory(self, epochs: int) -> Iterator[tuple[list[float], list[float]]]:
+        """Epochs of data in memory; results as they come."""
+        data, trainer = self.data, self.trainer
+        if not self.begun:
+            self.begun = True
+            rows = len(data.x[0])
+            least = 1 if self.batch_size == 1 or rows == 1 or self._leaves_one(rows) else 2
+            self.program = trainer._train_program(
+                trainer._columns(data), self.loss, min(self.batch_size + 1, rows), least
+            )
+            self.order = np.empty(rows, np.intp) if self.shuffle else None
+            self.out = self._room(rows) if trainer.metrics else None
+            arrays = data.x, data.y, data.weight
+            self._feed(*arrays, self.batch_size, self.last_batch, self.order, self.out)
+            self._enter(self.progress.batch)
+        while epochs > 0:
+            status, losses, shares = self._go(epochs)
+            if self.out is not None and losses:
+                self._visited(self.order, self.out)
+            yield losses, shares
+            epochs -= len(losses)
+            if status == "done" or trainer.stop_training:
+                return
+
+    def _in_blocks(self, epochs: int) -> Iterator[tuple[list[float], list[float]]]:
+        """One epoch of data that come in blocks."""
+        from minidl.data import ahead
+
+        trainer, progress = self.trainer, self.progress
+        order = None
+        if self.shuffle and self.data.rows is not None:
+            order = _order(self.data.rows, progress.key or 0, progress.epoch)
+        blocks = self.data.blocks(
+            order,
+            self.batch_size,
+            start_batch=progress.batch,
+            last=self.last_batch,
+            group=trainer.accumulate,
+            depth=2,
+        )
+        with ahead(blocks) as made:
+            for block, ends in _with_last(made):
+                yield self._block(block, ends)
+                if trainer.stop_training:
+                    return
+        self.resumes = False
+
+    def _block(self, block: Block, ends: bool) -> tuple[list[float], list[float]]:
+        """All batches of a block; results if it ends the epoch."""
+        trainer, progress = self.trainer, self.progress
+        rows = max(block.last_rows, min(block.batch_size, block.rows))
+        loss, y = trainer._targets(self.data, self.loss, block)
+        batch = trainer._train_program(trainer._columns(block), loss, rows, block.last_rows)
+        out = self._room(block.rows) if trainer.metrics else None
+        before = self.program if self.begun else None
+        self.program, self.begun = batch, True
+        opens = progress.batch == 0
+        policy = "merge" if block.last_rows > block.batch_size else "keep"
+        self._feed(block.x, y, block.weight, block.batch_size, policy, None, out, opens, ends, loss)
+        progress.first_batch = progress.batch
+        if opens or before is batch and not self.resumes:
+            batch.program.seek(progress.epoch, 0, self.state.step, self.state.tick)
+        else:
+            self._enter(0)
+        status, losses, shares = "time", [], []
+        while status == "time" and not trainer.stop_training:
+            status, losses, shares = self._go(1)
+        if out is not None:
+            weight = None if block.weight is None else block.weight.copy()
+            self.outputs.append(Outputs(y.copy(), out, weight))
+        return losses, shares
+
+    def _enter(self, batch: int) -> None:
+        """Go to a batch of the program's data; within an epoch if one is under way."""
+        program, progress = self.program.program, self.progress
+        program.seek(progress.epoch, batch, self.state.step, self.state.tick)
+        if progress.batch > 0:
+            program.enter_epoch(progress.sums)
+            self.entered = progress.epoch, progress.batch, progress.sums
+        self.resumes = False
+
+    def _feed(
+        self,
+        x: Sequence[Array],
+        y: Array,
+        weight: Array | None,
+        batch_size: int,
+        last_batch: str,
+        order: Array | None,
+        out: Array | None,
+        opens: bool = True,
+        ends: bool = True,
+        loss: Loss | None = None,
+    ) -> None:
+        self.fed = x, y, weight, order, out  # kept alive
+        feed(
+            self.program.program,
+            loss or self.loss,
+            x,
+            y,
+            batch_size,
+            weight=weight,
+            out=out,
+            order=order,
+            last_batch=last_batch,
+            seed=self.progress.key or 0,
+            opens=opens,
+            ends=ends,
+        )
+
+    # Runs of the program.
+
+    def _go(self, epochs: int) -> tuple[str, list[float], list[float]]:
+        """A run of the program: until the epochs end, a callback is due, or time is up."""
+        program, state = self.program.program, self.state
+        self._set_rates()
+        due = [c.every - state.step % c.every for c in self.callbacks if c.every]
+        before = state.step
+        status, losses, shares = program.run(
+            epochs, SLICE, state, self.progress, min(due, default=0)
+        )
+        if status in ("loss", "parameters", "gradient"):
+            good = len(losses) - (status == "parameters")
+            self._note(losses[:good], shares[:good])
+            self._not_finite(status)
+        if state.step > before:
+            for callback in self.callbacks:
+                if callback.every and state.step % callback.every == 0:
+                    callback.on_train_batch_end(state.step, {"loss": program.last_loss})
+        return status, losses, shares
+
+    def _set_rates(self) -> None:
+        """Tell the program the rates of the next updates."""
+        trainer, state, progress = self.trainer, self.state, self.progress
+        program = self.program.program
+        trainer._set_optimizer(program)
+        scheduler = trainer.scheduler
+        if scheduler is None or self._plateau:
+            return
+        base = trainer.optimizer.lr
+        if scheduler.interval == "step":
+            lr = scheduler.rates(base, state.step, RATES)
+            beta1 = scheduler.momenta(state.step, RATES)
+        elif self.updates is None:  # the program then runs within this epoch alone
+            lr, beta1 = np.full(RATES, scheduler.rate(base, progress.epoch)), None
+        else:
+            inside = progress.batch // trainer.accumulate + np.arange(RATES)
+            lr = scheduler.rates(base, progress.epoch, RATES // self.updates + 2)
+            lr, beta1 = lr[inside // self.updates], None
+        rates = np.empty((len(lr), 2))
+        rates[:, 0] = lr
+        rates[:, 1] = np.nan if beta1 is None else beta1
+        program.set_rates(rates, state.step)
+
+    @property
+    def _plateau(self) -> bool:
+        """True if the rate follows what is measured."""
+        return hasattr(self.trainer.scheduler, "start")
+
+    def _not_finite(self, status: str) -> None:
+        """Go back to the last good epoch; raise, unless a callback takes the error."""
+        progress = self.progress
+        error = not_finite(self.program, status, self.state)
+        progress.epoch, _, _ = self.program.program.saved_position
+        entered = self.entered if self.entered[0] == progress.epoch else (0, 0, NO_SUMS)
+        _, progress.batch, progress.sums = entered
+        if not any([callback.on_not_finite(error) for callback in self.callbacks]):
+            raise error
+        self.trainer.stop_training = True
+
+    # Results.
+
+    def _room(self, rows: int) -> Array:
+        """An array for predictions."""
+        columns = self.program.columns
+        return np.empty((rows, columns), self.trainer.model.dtype)
+
+    def _visited(self, order: Array | None, out: Array) -> None:
+        """Note the predictions of an epoch: those of the rows that it has visited."""
+        y, weight = self.data.y, self.data.weight
+        rows = len(out)
+        if self.last_batch == "drop":
+            rows -= rows % self.batch_size  # of a batch left out
+        if rows < len(out):
+            seen = np.arange(rows) if order is None else order[:rows]
+            y, out, weight = y[seen], out[seen], None if weight is None else weight[seen]
+        self.outputs = [Outputs(y, out, weight)]
+
+    def _note(self, losses: Sequence[float], shares: Sequence[float]) -> dict[str, float]:
+        """Results of epochs that have ended: history, validation, callbacks."""
+        trainer, progress = self.trainer, self.progress
+        logs: dict[str, float] = {}
+        for i, (mean, share) in enumerate(zip(losses, shares, strict=True)):
+            epoch = progress.epoch - len(losses) + i
+            logs = {"loss": mean} | ({self.loss.metric: share} if self.loss.metric else {})
+            if trainer.metrics:
+                logs |= measure(trainer.metrics, self.outputs, self.loss)
+                self.outputs = []
+            if self.validation is not None:
+                measured = evaluate(trainer, *self.validation, VALIDATION_ROWS)
+                logs |= {f"val_{name}": value for name, value in measured.items()}
+            if trainer.scheduler is not None:
+                logs["lr"] = self._rate_of(epoch)
+            for history in (self.history, trainer.history):
+                history.append(logs)
+            if self._plateau:
+                self._follow(logs)
+            for callback in self.callbacks:
+                callback.on_epoch_end(epoch, logs)
+            for history in (self.history, trainer.history):
+                history.merge_last(logs)
+        return logs
+
+    def _follow(self, logs: dict[str, float]) -> None:
+        """Show `ReduceLROnPlateau` what it follows."""
+        scheduler, progress = self.trainer.scheduler, self.progress
+        name = scheduler.monitor
+        if name not in logs:
+            raise ValueError(
+                f"scheduler: expected {name!r} among what is measured each epoch, got "
+                f"{sorted(logs)}"
+            )
+        progress.plateau.step(logs[name])
+
+    def _rate_of(self, epoch: int) -> float:
+        """The rate of the last update of an epoch that has just ended."""
+        scheduler, trainer = self.trainer.scheduler, self.trainer
+        if scheduler is None or self._plateau:
+            return trainer.lr
+        if scheduler.interval == "epoch":
+            return float(scheduler.rate(trainer.optimizer.lr, epoch))
+        later = (self.progress.epoch - 1 - epoch) * (self.updates or 0)
+        return float(scheduler.rate(trainer.optimizer.lr, max(self.state.step - 1 - later, 0)))
+
+
+def not_finite(batch: BatchProgram, status: str, state: OptimizerState) -> NonFiniteError:
+    """Bring back what was saved last, and say what happened."""
+    program = batch.program
+    epoch, position, step, _ = program.position()
+    if status == "parameters":  # found at the end of the epoch
+        epoch, step, position = epoch - 1, step - 1, -1
+    layer = batch.plan.first_not_finite(program.rows_of(position))
+    batch.restore()
+    _, state.step, state.tick = program.saved_position
+    what = {"loss": "the loss", "parameters": "a parameter", "gradient": "the gradient"}[status]
+    place = f"layer {layer}" if layer else "the loss itself"
+    return NonFiniteError(
+        f"{what} became NaN or infinite in epoch {epoch}, step {step}, first in {place}; "
+        "parameters are those of the last good epoch. Try a lower learning rate, scaled inputs, or "
+        "BatchNorm1d",
+        epoch,
+        step,
+        layer,
+    )
+
+
+def _order(rows: int, seed: int, epoch: int) -> Array:
+    """The order in which an epoch visits the rows: the program's own."""
+    from minidl.kernels.random import shuffle_into
+
+    order = np.empty(rows, np.intp)
+    shuffle_into(order.ctypes.data, rows, seed, epoch)
+    return order
+
+
+def _with_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+    """Items, each with whether it is the last."""
+    held = next(items, None)
+    while held is not None:
+        following = next(items, None)
+        yield held, following is None
+        held = following

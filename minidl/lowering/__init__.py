@@ -1,0 +1,23 @@
+"""From layers to a program: the list of operations that `kernels/program.pyx` runs.
+
+1. `Layer.lower` writes a `Graph` (`graph.py`).
+2. `Plan` turns nodes into operations over buffers (`plan.py`; `emitters.py` has each kind's).
+3. `programs.py` has the programs of a layer by itself and of a model over many batches.
+"""
+
+from minidl.lowering.graph import Graph, Node, Value
+from minidl.lowering.plan import Buffer, Plan, Updates
+from minidl.lowering.programs import (
+    BatchProgram,
+    LayerProgram,
+    check_rows,
+    feed,
+    mode,
+    predict,
+    signature,
+)
+
+__all__ = [
+    "BatchProgram", "Buffer", "Graph", "LayerProgram", "Node", "Plan", "Updates", "Value",
+    "check_rows", "feed", "mode", "predict", "signature",
+]  # fmt: skip

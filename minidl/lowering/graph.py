@@ -1,0 +1,92 @@
+"""The graph of a model: nodes in order of execution, values between them. `Layer.lower` writes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from minidl.layers.base import Layer
+
+
+class Value:
+    """What a node gives and other nodes read; without a producer, columns of the input."""
+
+    __slots__ = ("columns", "first", "producer", "readers")
+
+    def __init__(self, columns: int, first: int = 0) -> None:
+        self.columns, self.first = columns, first
+        self.producer: Node | None = None
+        self.readers: list[Node] = []
+
+
+class Node:
+    """A layer in the order of execution: what it reads and what it gives."""
+
+    __slots__ = ("inputs", "kind", "layer", "y")
+
+    def __init__(self, kind: str, layer: Layer, inputs: tuple[Value, ...], y: Value) -> None:
+        self.kind, self.layer, self.inputs, self.y = kind, layer, inputs, y
+
+    @property
+    def x(self) -> Value:
+        """The input, or the first of several."""
+        return self.inputs[0]
+
+
+class Graph:
+    """Nodes in order of execution; layers add theirs in `Layer.lower`.
+
+    `training` is the mode that the layers are lowered for; None: each in its own. With
+    `split_input`, parts of the input that layers ask for are inputs of their own, fetched from the
+    user's arrays one by one; else they are copied out of the whole, and gradients back into it.
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        in_features: int,
+        training: bool | None = None,
+        split_input: bool = False,
+    ) -> None:
+        self.training = training
+        self.split_input = split_input
+        self.nodes: list[Node] = []
+        self.input = Value(in_features)
+        self.inputs = [self.input]
+        self.output = model.lower(self, self.input)
+        if split_input:
+            self.inputs = [x for x in self.inputs if x.readers or x is self.output]
+
+    def add(self, kind: str, layer: Layer, x: Value | tuple[Value, ...], columns: int) -> Value:
+        """Add a layer that reads x, or several values, and gives `columns` columns."""
+        inputs = x if isinstance(x, tuple) else (x,)
+        wanted = layer.in_features_or_none()
+        if not layer.children() and wanted is not None and wanted != inputs[0].columns:
+            raise ValueError(
+                f"{type(layer).__name__}: expected {wanted} features, got {inputs[0].columns}"
+            )
+        node = Node(kind, layer, inputs, Value(columns))
+        node.y.producer = node
+        for value in inputs:
+            value.readers.append(node)
+        self.nodes.append(node)
+        return node.y
+
+    def columns(self, layer: Layer, x: Value, first: int, columns: int) -> Value:
+        """Columns `first` to ``first + columns - 1`` of x."""
+        if (first, columns) == (0, x.columns):
+            return x
+        if self.split_input and x.producer is None:
+            self.inputs.append(Value(columns, x.first + first))
+            return self.inputs[-1]
+        part = self.add("columns", layer, (x,), columns)
+        part.first = first
+        return part
+
+    def trains(self, layer: Layer) -> bool:
+        """True if a layer is lowered for training."""
+        return layer.training if self.training is None else self.training
+
+    def python(self, layer: Layer, x: Value, columns: int) -> Value:
+        """Add a layer whose forward and backward are Python code."""
+        return self.add("python", layer, x, columns)
