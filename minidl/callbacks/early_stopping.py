@@ -90,22 +90,21 @@ class EarlyStopping(Callback):
         self.best_epoch: int | None = None
         self.stopped_epoch: int | None = None
         self._best_weights: dict[str, Array] | None = None
-        self._loaded = False
+        self._resumed = False  # the best epoch was before the checkpoint that was loaded
 
     def on_train_begin(self) -> None:
         """Begin anew, unless a state has just been loaded."""
-        if not self._loaded:
+        if not self._resumed:
             self._reset()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Look at the result; keep the weights, wait, or stop."""
         value = self._monitor.value(logs)
-        self._loaded = False
         if epoch < self.start_from_epoch:
             return
         self.wait += 1
         if self._monitor.better(value, self.best):
-            self.best, self.best_epoch = value, epoch
+            self.best, self.best_epoch, self._resumed = value, epoch, False
             if self.restore_best_weights:
                 self._best_weights = self.trainer.model.state_dict()
             if self.baseline is None or self._monitor.better(value, self.baseline):
@@ -118,14 +117,14 @@ class EarlyStopping(Callback):
         """Give the model its best weights, if asked to."""
         if self._best_weights is not None:
             self.trainer.model.load_state_dict(self._best_weights)
-        elif self.restore_best_weights and self.best_epoch is not None:
+        elif self.restore_best_weights and self._resumed and self.best_epoch is not None:
             warnings.warn(
                 f"EarlyStopping: the best epoch, {self.best_epoch}, lies before the checkpoint "
                 "that training went on from; the model keeps its last weights",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self._best_weights = None
+        self._best_weights, self._resumed = None, False
 
     def state(self) -> dict[str, Any]:
         """The wait and the best value; not the best weights."""
@@ -136,4 +135,4 @@ class EarlyStopping(Callback):
         self._reset()
         self.wait, self.best = state["wait"], state["best"]
         self.best_epoch = state["best_epoch"]
-        self._loaded = True
+        self._resumed = True

@@ -92,24 +92,25 @@ class ModelCheckpoint(Callback):
 
     def on_train_batch_end(self, step: int, logs: dict[str, float]) -> None:
         """Save, if `save_freq` is a number of steps."""
-        self._save({**logs, "epoch": self.trainer.epoch + 1, "step": step})
+        self._save(logs, epoch=self.trainer.epoch + 1, step=step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Save, if `save_freq` is "epoch"."""
         if self.every is None:
-            self._save({**logs, "epoch": epoch + 1})
+            self._save(logs, epoch=epoch + 1)
 
-    def _save(self, results: dict[str, float]) -> None:
+    def _save(self, logs: dict[str, float], **counts: int) -> None:
         value = None
         if self.save_best_only:
-            value = self._monitor.value(results)
+            value = self._monitor.value(logs)
             if not self._monitor.better(value, self.best):
                 return
+        fields = {**logs, **counts}
         try:
-            path = self.filepath.format(**results)
+            path = self.filepath.format(**fields)
         except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(
-                f"filepath: expected the fields {', '.join(results)}, got {self.filepath!r}"
+                f"filepath: expected the fields {', '.join(fields)}, got {self.filepath!r}"
             ) from error
         before, self.best = self.best, value  # a checkpoint holds the new best
         try:
