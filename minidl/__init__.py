@@ -1,7 +1,17 @@
 """minidl: train small multilayer perceptrons on a CPU, fast."""
 
-from minidl import initializers
-from minidl.callbacks import Callback
+from minidl import initializers, metrics
+from minidl.callbacks import (
+    Callback,
+    CSVLogger,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    TensorBoard,
+    TerminateOnNaN,
+    TimeLimit,
+)
 from minidl.config import get_config, show_config
 from minidl.errors import NonFiniteError
 from minidl.history import History
@@ -27,15 +37,19 @@ from minidl.layers import (
     Tanh,
 )
 from minidl.losses import BCEWithLogitsLoss, CrossEntropyLoss, FunctionLoss, Loss, MSELoss
+from minidl.metrics import Metric
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer
 from minidl.parallel import get_num_threads, set_num_threads
 from minidl.serialization import FormatError, load, save
 from minidl.trainer import Trainer
 
 __all__ = [
-    "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "Callback", "Concat",
-    "CrossEntropyLoss", "Dropout", "Flatten", "FormatError", "FunctionLoss", "History", "Identity", "Layer",
-    "LeakyReLU", "Linear", "Loss", "MSELoss", "NonFiniteError", "Optimizer", "Parallel", "ReLU", "Residual", "Sequential",
-    "SiLU", "Sigmoid", "Softplus", "Tanh", "Trainer", "__version__", "get_config",
-    "get_num_threads", "initializers", "load", "save", "set_num_threads", "show_config",
+    "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "CSVLogger",
+    "Callback", "Concat", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Flatten",
+    "FormatError", "FunctionLoss", "History", "Identity", "Layer", "LeakyReLU",
+    "LearningRateMonitor", "Linear", "Loss", "MSELoss", "Metric", "ModelCheckpoint",
+    "NonFiniteError", "Optimizer", "Parallel", "ProgressBar", "ReLU", "Residual", "Sequential",
+    "SiLU", "Sigmoid", "Softplus", "Tanh", "TensorBoard", "TerminateOnNaN", "TimeLimit",
+    "Trainer", "__version__", "get_config", "get_num_threads", "initializers", "load",
+    "metrics", "save", "set_num_threads", "show_config",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from minidl.lowering import Graph, LayerProgram, Value
+    from minidl.summary import Summary
 
 
 class Layer:
@@ -84,6 +85,13 @@ class Layer:
     def children(self) -> list[tuple[str, Layer]]:
         """Layers inside this one, with their names."""
         return []
+
+    def inputs_of_children(self, in_features: int) -> list[int]:
+        """Columns that each of `children()` gets; by default they follow one another."""
+        columns = [in_features]
+        for _, child in self.children():
+            columns.append(child.output_features(columns[-1]))
+        return columns[:-1]
 
     def layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
         """All layers that hold no others, with their full names, in order."""
@@ -297,6 +305,45 @@ class Layer:
     def config(self) -> dict[str, Any]:
         """Constructor arguments that make this layer again, as JSON can hold them."""
         raise TypeError(f"{type(self).__name__}: define config() to save this layer")
+
+    def summary(self, in_features: int | None = None) -> Summary:
+        """A table of the layers inside this one, with output shapes and parameter counts.
+
+        Parameters
+        ----------
+        in_features : int, optional
+            Columns of the input, needed if no layer fixes it.
+
+        Returns
+        -------
+        Summary
+            ``print(model.summary())`` shows plain text, ``model.summary().print()`` a table drawn
+            by rich; notebooks show a table.
+
+        Raises
+        ------
+        ValueError
+            The columns of the input are not known, or are not those that a layer fixes.
+        """
+        from minidl.summary import Summary
+
+        fixed = self.in_features_or_none()
+        if in_features is None:
+            in_features = fixed
+        if in_features is None:
+            raise ValueError("in_features: expected a number, since no layer fixes it")
+        in_features = checks.positive_int(in_features, "in_features", 0)
+        if fixed is not None and in_features != fixed:
+            raise ValueError(f"in_features: expected {fixed} or None, got {in_features}")
+        return Summary(self, in_features)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the summary, or the repr where the columns are not known."""
+        if self.in_features_or_none() is not None:
+            return self.summary()._repr_html_()
+        from html import escape
+
+        return f"<pre>{escape(repr(self))}</pre>"
 
     def __repr__(self) -> str:
         """As PyTorch prints it."""

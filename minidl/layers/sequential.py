@@ -92,28 +92,3 @@ class Sequential(Container):
         for layer in self._layers:
             in_features = layer.output_features(in_features)
         return in_features
-
-    def summary(self, in_features: int | None = None) -> str:
-        """A table of layers with output shapes and parameter counts, as a string.
-
-        Parameters
-        ----------
-        in_features : int, optional
-            Columns of the input, needed if no layer fixes it.
-        """
-        columns = self.in_features_or_none() if in_features is None else in_features
-        if columns is None:
-            raise ValueError("in_features: expected a number, since no layer fixes it")
-        rows = [("layer", "output shape", "parameters")]
-        total = fixed = 0
-        for name, layer in self.layers():
-            columns = layer.output_features(columns)
-            count = sum(p.array.size for p in layer._parameters.values() if p.trainable)
-            fixed += sum(p.array.size for p in layer._parameters.values() if not p.trainable)
-            total += count
-            rows.append((f"{name} ({type(layer).__name__})", f"(N, {columns})", f"{count:,}"))
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
-        lines.insert(1, "-" * len(lines[0]))
-        lines += [lines[1], f"{total:,} parameters, {fixed:,} running averages, {self.dtype}"]
-        return "\n".join(lines)

@@ -1,0 +1,16 @@
+"""Callbacks of `Trainer.fit`, in Keras's manner, one a file."""
+
+from minidl.callbacks.base import Callback
+from minidl.callbacks.csv_logger import CSVLogger
+from minidl.callbacks.early_stopping import EarlyStopping
+from minidl.callbacks.learning_rate_monitor import LearningRateMonitor
+from minidl.callbacks.model_checkpoint import ModelCheckpoint
+from minidl.callbacks.progress_bar import ProgressBar
+from minidl.callbacks.tensorboard import TensorBoard
+from minidl.callbacks.terminate_on_nan import TerminateOnNaN
+from minidl.callbacks.time_limit import TimeLimit
+
+__all__ = [
+    "CSVLogger", "Callback", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint",
+    "ProgressBar", "TensorBoard", "TerminateOnNaN", "TimeLimit",
+]  # fmt: skip

@@ -1,0 +1,37 @@
+"""The progress bar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ProgressBar:
+    """A tqdm bar over the epochs: text on a terminal, a widget in a notebook.
+
+    Parameters
+    ----------
+    epochs : int
+        How many there will be.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        from tqdm.auto import tqdm
+
+        self.bar: Any = tqdm(total=epochs, unit="epoch", dynamic_ncols=True)
+
+    @staticmethod
+    def suits() -> bool:
+        """Whether someone watches: on a terminal or in a notebook."""
+        import sys
+
+        return "ipykernel" in sys.modules or sys.stderr.isatty()
+
+    def update(self, epochs: int, logs: dict[str, float]) -> None:
+        """Show some more epochs and the last results."""
+        if epochs:
+            self.bar.set_postfix({k: f"{v:.4g}" for k, v in logs.items()}, refresh=False)
+            self.bar.update(epochs)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
