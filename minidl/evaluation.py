@@ -12,7 +12,7 @@ from minidl.lowering import feed, mode
 from minidl.memory import Array
 
 if TYPE_CHECKING:
-    from minidl.data import Data
+    from minidl.data.rows import Data
     from minidl.losses import Loss
     from minidl.metrics import Metric
     from minidl.trainer import Trainer
@@ -32,7 +32,7 @@ def blocks_of(data: Data, batch_size: int) -> Iterator[Iterator[Any]]:
     if data.in_memory:
         yield iter([data])
         return
-    from minidl.data import ahead
+    from minidl.data.background import ahead
 
     with ahead(data.blocks(None, batch_size, last="keep")) as blocks:
         yield blocks

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from minidl import checks
 from minidl.layers.base import Layer
+from minidl.memory import Array
 
 if TYPE_CHECKING:
-    from minidl.data import Data
+    from minidl.data.rows import Data
 
 
 def open_inputs(
@@ -26,7 +28,7 @@ def open_inputs(
 
     A tuple of arrays stands for several inputs, whose columns add up to those of the model.
     """
-    from minidl.data import open_data
+    from minidl.data.opening import open_data
 
     features: Any = model.in_features_or_none()
     if model.flattens():
@@ -49,6 +51,19 @@ def open_inputs(
             f"{' + '.join(map(str, data.columns))}"
         )
     return data
+
+
+def one_matrix(model: Layer, x: Any, name: str) -> Array:
+    """An array, or several side by side, as a finite matrix in the model's dtype."""
+    if model.flattens():
+        x = tuple(map(_flat, x)) if isinstance(x, tuple) else _flat(x)
+    features = model.in_features_or_none()
+    if isinstance(x, tuple) and all(len(getattr(part, "shape", ())) == 2 for part in x):
+        parts = [checks.matrix(p, model.dtype, None, f"{name}[{i}]") for i, p in enumerate(x)]
+        x = np.concatenate(parts, axis=1)
+    array = checks.matrix(x, model.dtype, features, name)
+    checks.categories([array], model.categories(0, array.shape[1]), name)
+    return array
 
 
 def _flat(x: Any) -> Any:

@@ -19,7 +19,8 @@ from minidl.lowering import BatchProgram, feed
 
 if TYPE_CHECKING:
     from minidl.callbacks import Callback, ProgressBar
-    from minidl.data import Block, Data
+    from minidl.data.blocks import Block
+    from minidl.data.rows import Data
     from minidl.losses import Loss
     from minidl.memory import Array
     from minidl.optimizers import OptimizerState
@@ -140,7 +141,7 @@ class Loop:
 
     def _in_blocks(self, epochs: int) -> Iterator[tuple[list[float], list[float]]]:
         """One epoch of data that come in blocks."""
-        from minidl.data import ahead
+        from minidl.data.background import ahead
 
         trainer, progress = self.trainer, self.progress
         order = None

@@ -26,6 +26,7 @@ class Loss:
 
     kind: int = -1
     integer_labels = False
+    task: str | None = None
     metric: str | None = None  # name of the share of right rows that comes with the loss
 
     def __init__(self) -> None:
@@ -111,6 +112,7 @@ class CrossEntropyLoss(Loss):
 
     kind = KINDS["CrossEntropyLoss"]
     integer_labels = True
+    task = "multiclass"
     metric = "accuracy"
 
     def check(

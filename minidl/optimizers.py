@@ -14,7 +14,7 @@ from minidl.kernels.operations import VECTOR
 from minidl.kernels.program import Program
 from minidl.layers.base import Layer
 from minidl.memory import Array
-from minidl.parameters import Store
+from minidl.parameters import Parameter, Store
 
 
 class OptimizerState:
@@ -66,9 +66,17 @@ class Optimizer:
             self._state = OptimizerState(store, self.moments)
         return self._state
 
-    def numbers(self) -> tuple[int, bool, float, float, float, float, float]:
-        """kind, nesterov, lr, weight_decay, beta1, beta2, eps."""
+    def numbers(self) -> dict[str, Any]:
+        """Arguments of `Program.set_optimizer`."""
         raise NotImplementedError
+
+    def rates(self) -> list[tuple[float, float]]:
+        """Factor of lr and weight_decay of each group."""
+        return [(1.0, self.weight_decay)]
+
+    def group_of(self, name: str, parameter: Parameter) -> int:
+        """Group of a parameter."""
+        return 0
 
     def step(self, model: Layer) -> None:
         """One update of a model's parameters from its `gradients()`.
@@ -92,7 +100,7 @@ class Optimizer:
             if parameter.trainable
         ]
         program = Program(updates, [], itemsize, 1, 0, 0, stride=state.moments.strides[0])
-        program.set_optimizer(*self.numbers())
+        program.set_optimizer(**self.numbers())
         program.execute(0, len(updates), 1, state.step)
         state.step += 1
         state.tick += 1
@@ -150,9 +158,9 @@ class SGD(Optimizer):
         if nesterov and momentum == 0:
             raise ValueError("nesterov: expected False, since momentum is 0, got True")
 
-    def numbers(self) -> tuple[int, bool, float, float, float, float, float]:
+    def numbers(self) -> dict[str, Any]:
         """For the kernel."""
-        return (KINDS["SGD"], self.nesterov, self.lr, self.weight_decay, self.momentum, 0.0, 0.0)
+        return {"kind": KINDS["SGD"], "nesterov": self.nesterov, "lr": self.lr, "weight_decay": self.weight_decay, "beta1": self.momentum, "beta2": 0.0, "eps": 0.0}
 
 
 class Adam(Optimizer):
@@ -181,9 +189,9 @@ class Adam(Optimizer):
         self.betas = _betas(betas)
         self.eps = checks.number(eps, "eps", 0, open_low=True)
 
-    def numbers(self) -> tuple[int, bool, float, float, float, float, float]:
+    def numbers(self) -> dict[str, Any]:
         """For the kernel."""
-        return (KINDS[self._kind], False, self.lr, self.weight_decay, *self.betas, self.eps)
+        return {"kind": KINDS[self._kind], "nesterov": False, "lr": self.lr, "weight_decay": self.weight_decay, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps}
 
 
 class AdamW(Adam):

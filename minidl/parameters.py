@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 
+from minidl import changes
 from minidl.memory import LINE, Array, allocate, row_bytes
 
 
@@ -122,6 +123,7 @@ def common_store(parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) 
     if store.dtype == dtype and all(p.store is store for p in parameters):
         return store
     store = Store(parameters, dtype)
+    changes.version += 1
     for parameter in parameters:
         values = parameter.array
         parameter.store = store

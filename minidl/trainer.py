@@ -24,7 +24,8 @@ from minidl.optimizers import Adam, Optimizer, OptimizerState
 from minidl.schedulers import ReduceLROnPlateau, Scheduler, as_scheduler
 
 if TYPE_CHECKING:
-    from minidl.data import Block, Data
+    from minidl.data.blocks import Block
+    from minidl.data.rows import Data
     from minidl.kernels.program import Program
 
 
@@ -215,7 +216,7 @@ class Trainer:
 
     def _train_program(
         self, columns: int, loss: Loss, rows: int, smallest: int
-    ) -> tuple[BatchProgram, OptimizerState]:
+    ) -> BatchProgram:
         """The program of training, for batches of up to `rows` rows and at least `smallest`."""
         state = self._state()
         if self.ema_decay is not None:
@@ -230,7 +231,7 @@ class Trainer:
         batch = self._program("train", columns, rows, loss, updates)
         check_rows(batch.plan.graph, smallest)
         self._set_optimizer(batch.program)
-        return batch, state
+        return batch
 
     def _set_optimizer(self, program: Program) -> None:
         """Tell a program the optimizer's numbers, for updates whose rates it is not told."""
@@ -373,7 +374,8 @@ class Trainer:
             raise TypeError(f"X: expected a batch in memory, got {type(X).__name__}")
         rows = len(data.x[0])
         with self._training():
-            batch, state = self._train_program(self._columns(data), loss, rows, rows)
+            state = self._state()
+            batch = self._train_program(self._columns(data), loss, rows, rows)
             feed(batch.program, loss, data.x, data.y, rows, weight=data.weight)
             batch.program.seek(self.epoch, 0, state.step, state.tick)
             status, _, _ = batch.program.run(1, 3600.0, state)

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from minidl import lowering
+from minidl.lowering import plan
 
 
 def pytest_configure():
@@ -16,4 +16,4 @@ def pytest_configure():
 @pytest.fixture(autouse=True)
 def threads_for_small_networks(monkeypatch):
     """Let programs use as many threads as they may, however little each has to do."""
-    monkeypatch.setattr(lowering, "WORK_PER_THREAD", 0)
+    monkeypatch.setattr(plan, "WORK_PER_THREAD", 0)

@@ -100,7 +100,7 @@ def test_predict_from_threads_while_in_training_mode():
         for _ in range(50):
             if not np.array_equal(model.predict(X), expected):
                 wrong.append("prediction")
-            if not all(layer.training for layer in model.tree()):
+            if not all(layer.training for _, layer in model.tree()):
                 wrong.append("flag")
 
     threads = [threading.Thread(target=predict) for _ in range(4)]

@@ -11,7 +11,8 @@ import pytest
 from helpers import DTYPES, OPENMP, RTOL, assert_close, dtypes, same_bits
 
 import minidl
-from minidl import lowering
+from minidl.lowering import plan
+from minidl.lowering.emitters import _by_columns
 from minidl.parameters import few_outputs
 
 # features, outputs, rows of the batch
@@ -88,6 +89,16 @@ def test_state_dict_has_the_same_shape_in_both_layouts(outputs, dtype):
     assert same_bits(other.weight, layer.weight)
 
 
+def plan_of(trainer):
+    """The plan of the program that trains."""
+    return trainer._programs["train"][1].plan
+
+
+def in_place(trainer):
+    """True if the rows of the batch can be read where the user has them."""
+    return plan_of(trainer).in_place(plan_of(trainer).graph.input)
+
+
 def trained(X, dtype, shuffle, threads=1):
     """Parameters after training on X, which lies in memory as the caller likes."""
     model = minidl.Sequential(
@@ -97,7 +108,7 @@ def trained(X, dtype, shuffle, threads=1):
     with minidl.set_num_threads(threads):
         trainer = minidl.Trainer(model)
         trainer.fit(X, y, epochs=2, batch_size=24, shuffle=shuffle, seed=0)
-        assert trainer._programs["train"][1].plan._in_place()
+        assert in_place(trainer)
         return [*model.parameters(), model.predict(X)]
 
 
@@ -130,8 +141,7 @@ def test_the_first_layer_may_be_any(first):
         )
         trainer = minidl.Trainer(model, loss=minidl.MSELoss())
         trainer.fit(x, X[:, 0], epochs=2, batch_size=16, shuffle=False)
-        in_place = trainer._programs["train"][1].plan._in_place()
-        assert in_place == isinstance(first, minidl.Identity)
+        assert in_place(trainer) == isinstance(first, minidl.Identity)
         results.append([*model.state_dict().values(), model.predict(x)])
     for a, b in zip(*results, strict=True):
         assert same_bits(a, b)
@@ -154,9 +164,9 @@ def test_a_first_layer_that_is_shared_by_columns(dtype, batch_norm):
             with minidl.set_num_threads(threads):
                 trainer = minidl.Trainer(model)
                 trainer.fit(layout, y, epochs=2, batch_size=20, shuffle=False)
-                plan = trainer._programs["train"][1].plan
                 if OPENMP:
-                    assert plan._by_columns(plan.graph.nodes[0]) == (threads > 1)
+                    first = plan_of(trainer).graph.nodes[0]
+                    assert _by_columns(plan_of(trainer), first) == (threads > 1)
                 scores = np.array([*trainer.evaluate(layout, y, batch_size=40).values()])
                 predictions = model.predict(layout, batch_size=33)
                 single = model.predict(layout[:1])
@@ -211,7 +221,7 @@ def test_a_program_that_tries_numbers_of_threads(dtype, monkeypatch):
         return [*model.state_dict().values(), np.array(losses)]
 
     expected = run(1)
-    monkeypatch.setattr(lowering, "WORK_PER_THREAD", 1)  # try
+    monkeypatch.setattr(plan, "WORK_PER_THREAD", 1)  # try
     for threads in (2, 4):
         for a, b in zip(run(threads), expected, strict=True):
             assert same_bits(a, b)

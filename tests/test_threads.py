@@ -236,8 +236,8 @@ def test_a_quota_is_rounded_down_to_at_least_one_thread(cpus, quota, wanted, mon
 # Forks.
 
 FORK = """
-import os, sys, numpy as np, minidl, minidl.lowering
-minidl.lowering.WORK_PER_THREAD = 0
+import os, sys, numpy as np, minidl, minidl.lowering.plan
+minidl.lowering.plan.WORK_PER_THREAD = 0
 minidl.set_num_threads({parent})
 def train():
     X = np.random.default_rng(0).normal(size=(200, 9)); y = np.arange(200) % 3
@@ -273,8 +273,8 @@ def test_a_child_whose_parent_used_no_threads_may_use_some():
 
 
 POOL = """
-import multiprocessing, numpy as np, minidl, minidl.lowering
-minidl.lowering.WORK_PER_THREAD = 0
+import multiprocessing, numpy as np, minidl, minidl.lowering.plan
+minidl.lowering.plan.WORK_PER_THREAD = 0
 minidl.set_num_threads(2)
 def train(seed):
     X = np.random.default_rng(0).normal(size=(200, 9)); y = np.arange(200) % 3

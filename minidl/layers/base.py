@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minidl import checks
+from minidl import changes, checks
 from minidl.memory import Array
 from minidl.parameters import Parameter, Store, common_store
 
@@ -76,6 +76,7 @@ class Layer:
             checks.same_shape(value, parameters[name].shape, name)
             parameters[name].array[...] = value
         else:
+            changes.version += 1
             super().__setattr__(name, value)
 
     def gradient(self, name: str) -> Array:
@@ -232,9 +233,10 @@ class Layer:
         ValueError, TypeError
             `x` has a wrong shape or dtype, or holds NaN or infinity.
         """
+        from minidl.inputs import one_matrix
         from minidl.lowering import LayerProgram
 
-        array = checks.matrix(x, self.dtype, self.in_features_or_none(), "x")
+        array = one_matrix(self, x, "x")
         if self._program is None or not self._program.fits(self, array):
             self._program = LayerProgram(self, array.shape[1], max(len(array), 1))
         y = self._program.forward(array, self._steps)
@@ -269,7 +271,12 @@ class Layer:
         -------
         y : ndarray of shape (N, out_features)
         """
-        from minidl.lowering import predict
+        quick = self.__dict__.get("_quick")  # for a few rows, as long as nothing changes
+        if quick is not None and batch_size is None and quick[0] == changes.version:
+            y = quick[1](x)
+            if y is not None:
+                return y  # type: ignore[no-any-return]
+        from minidl.prediction import predict
 
         return predict(self, x, batch_size)
 
@@ -278,6 +285,7 @@ class Layer:
         state = self.__dict__.copy()
         state["_program"] = None
         state.pop("_predictor", None)
+        state.pop("_quick", None)
         state["_parameters"] = {
             name: (p.array.copy(), p.trainable, p.matrix) for name, p in self._parameters.items()
         }

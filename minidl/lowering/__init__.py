@@ -13,11 +13,10 @@ from minidl.lowering.programs import (
     check_rows,
     feed,
     mode,
-    predict,
     signature,
 )
 
 __all__ = [
     "BatchProgram", "Buffer", "Graph", "LayerProgram", "Node", "Plan", "Updates", "Value",
-    "check_rows", "feed", "mode", "predict", "signature",
+    "check_rows", "feed", "mode", "signature",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,30 +202,3 @@ class BatchProgram:
         """Bring back what was saved at the start of the epoch."""
         for live, copy in self.plan.saved:
             live[...] = copy
-
-
-CACHED_ROWS = 1024
-
-
-def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
-    """Output of a model in evaluation mode."""
-    array = checks.matrix(x, model.dtype, model.in_features_or_none(), "x")
-    if batch_size is not None:
-        batch_size = checks.positive_int(batch_size, "batch_size")
-    rows = min(batch_size or CACHED_ROWS, max(len(array), 1))
-    # Taken out while it runs: another thread that predicts at the same time makes its own.
-    cached = model.__dict__.pop("_predictor", None)
-    key = signature(model, array.shape[1], training=False)
-    if cached is None or cached[0] != key or cached[1].rows < rows:
-        cached = key, BatchProgram(model, array.shape[1], rows, training=False)
-    batch: BatchProgram = cached[1]
-    out = np.empty((len(array), batch.columns), model.dtype)
-    if len(array):
-        feed(batch.program, None, [array], None, rows, out=out)
-        batch.program.seek(0, 0, 0, 0)
-        # Layers in Python read their flags as they run; no other flag is touched.
-        with mode(model, False) if batch.plan.calls else nullcontext():
-            while batch.program.run(1, 0.1)[0] == "time":
-                pass
-    model.__dict__["_predictor"] = cached
-    return out

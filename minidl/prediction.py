@@ -1,0 +1,60 @@
+"""What a model gives for data, in evaluation mode."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+
+from minidl import changes, checks
+from minidl.inputs import open_inputs
+from minidl.layers.base import Layer
+from minidl.lowering import BatchProgram, feed, mode, signature
+from minidl.memory import Array
+
+CACHED_ROWS = 1024  # of a batch, so that activations stay in cache
+QUICK_ROWS = 16  # that are predicted without setting up anything
+
+
+def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
+    """Output of a model in evaluation mode."""
+    if batch_size is not None:
+        batch_size = checks.positive_int(batch_size, "batch_size")
+    data = open_inputs(model, x, names=("x", "y", "sample_weight"), targets=False)
+    if data.in_memory:
+        return _rows(model, data.x, batch_size)
+    from minidl.data.background import ahead
+
+    size = batch_size or CACHED_ROWS
+    out: list[Array] = []
+    with ahead(data.blocks(None, size, last="keep")) as blocks:
+        for block in blocks:
+            out.append(_rows(model, block.x, batch_size))
+    return np.concatenate(out) if out else _rows(model, data.x, batch_size)
+
+
+def _rows(model: Layer, x: list[Array], batch_size: int | None) -> Array:
+    """Output for rows in memory."""
+    checks.categories(x, model.categories(0, sum(part.shape[1] for part in x)), "x")
+    columns, count = sum(part.shape[1] for part in x), len(x[0])
+    rows = max(min(batch_size or CACHED_ROWS, count), QUICK_ROWS)
+    # Taken out while it runs: another thread that predicts at the same time makes its own.
+    cached = model.__dict__.pop("_predictor", None)
+    key = signature(model, columns, training=False)
+    if cached is None or cached[0] != key or cached[1].rows < rows:
+        cached = key, BatchProgram(model, columns, rows, training=False)
+    batch: BatchProgram = cached[1]
+    out = np.empty((count, batch.columns), model.dtype)
+    if count:
+        feed(batch.program, None, x, None, min(batch_size or CACHED_ROWS, count), out=out)
+        batch.program.seek(0, 0, 0, 0)
+        # Layers in Python read their flags as they run; no other flag is touched.
+        with mode(model, False) if batch.plan.calls else nullcontext():
+            while batch.program.run(1, 0.1)[0] == "time":
+                pass
+    model.__dict__["_predictor"] = cached
+    if len(x) == 1 and not batch.plan.calls and not any(model.categories(0, columns)):
+        batch.program.prepare_quick(np.empty, model.dtype, columns, batch.columns, QUICK_ROWS)
+        model.__dict__["_quick"] = changes.version, batch.program.quick
+    return out
