@@ -17,14 +17,23 @@ SOURCE = Path(__file__).parents[1] / "minidl"
 # is left out imports nothing of minidl but kernels, or is not imported by minidl itself (cli).
 ORDER = [
     {"kernels"},
-    {"memory", "errors", "history", "parallel"},
-    {"checks", "parameters", "initializers"},
+    {"memory", "errors", "extras", "history", "parallel"},
+    {"checks", "parameters", "initializers", "summary", "metrics.convert"},
+    {"metrics.named"},
+    {"metrics.metric"},
+    {"metrics"},
     {"layers.base"},
     {"layers.activations", "layers.batchnorm", "layers.dropout", "layers.linear",
      "layers.sequential"},
     {"layers"},
     {"lowering"},
-    {"losses", "optimizers", "serialization", "callbacks", "config"},
+    {"losses", "optimizers", "serialization", "config"},
+    {"callbacks.base", "callbacks.monitor"},
+    {"callbacks.csv_logger", "callbacks.early_stopping", "callbacks.learning_rate_monitor",
+     "callbacks.model_checkpoint", "callbacks.progress_bar", "callbacks.tensorboard",
+     "callbacks.terminate_on_nan", "callbacks.time_limit"},
+    {"callbacks"},
+    {"plotting"},
     {"trainer"},
     {"__init__"},
 ]  # fmt: skip
@@ -84,6 +93,7 @@ def test_layers_know_nothing_of_training(name):
         "parameters",
         "initializers",
         "lowering",
+        "summary",
     }
 
 
@@ -139,7 +149,8 @@ def test_only_threads_speaks_to_openmp():
 
 
 LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pandas", "matplotlib",
-        "scipy", "minidl.cli", "minidl.numpy_baseline"]  # fmt: skip
+        "scipy", "tensorboard", "csv", "difflib", "minidl.cli", "minidl.numpy_baseline",
+        "minidl.plotting", "minidl.summary"]  # fmt: skip
 
 
 def test_import_brings_in_little():

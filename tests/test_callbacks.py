@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -587,10 +588,10 @@ def test_a_histogram_counts_each_value_once():
 
 def test_tensorboard_closes_its_files(tmp_path):
     pytest.importorskip("tensorboard")
-    board = minidl.TensorBoard(tmp_path)
+    before = threading.active_count()  # each file has a thread
     with pytest.raises(ValueError, match="stop"):
-        Playback().fit(losses(1), board, error=ValueError("stop"))
-    assert board._runs == {}
+        Playback().fit(losses(1), minidl.TensorBoard(tmp_path), error=ValueError("stop"))
+    assert threading.active_count() == before
 
 
 def test_arguments_of_tensorboard(tmp_path):
@@ -646,6 +647,9 @@ def test_each_training_has_its_own_time():
     trainer.fit(losses(1, 1), zero)
     assert zero.stopped
     assert trainer.epoch == 3
+    zero.seconds = 100.0
+    trainer.fit(losses(1), zero)
+    assert not zero.stopped
 
 
 @pytest.mark.parametrize("seconds", [-1, NAN, "1", None])

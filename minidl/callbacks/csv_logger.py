@@ -34,17 +34,18 @@ class CSVLogger(Callback):
     Examples
     --------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> import numpy as np
     >>> import minidl
     >>> model = minidl.Sequential(minidl.Linear(1, 1, seed=0))
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     logger = minidl.CSVLogger(f"{folder}/log.csv")
+    ...     path = Path(folder, "log.csv")
     ...     history = minidl.Trainer(model, minidl.MSELoss()).fit(
-    ...         np.zeros((4, 1)), np.zeros((4, 1)), epochs=2, callbacks=[logger])
-    ...     print(open(f"{folder}/log.csv").read().strip())
-    epoch,loss
-    0,0.0
-    1,0.0
+    ...         np.zeros((4, 1)), np.zeros((4, 1)), epochs=9,
+    ...         callbacks=[minidl.CSVLogger(path)])
+    ...     lines = path.read_text().splitlines()
+    >>> lines[0], len(lines)
+    ('epoch,loss', 10)
     """
 
     def __init__(

@@ -107,7 +107,7 @@ class EarlyStopping(Callback):
             self.best, self.best_epoch, self._resumed = value, epoch, False
             if self.restore_best_weights:
                 self._best_weights = self.trainer.model.state_dict()
-            if self.baseline is None or self._monitor.better(value, self.baseline):
+            if self._monitor.better(value, self.baseline):
                 self.wait = 0
         elif self.wait >= self.patience and epoch > 0:
             self.stopped_epoch = epoch

@@ -36,6 +36,11 @@ class TensorBoard(Callback):
         tensorboard is not installed.
     ValueError
         An argument is out of range.
+
+    Examples
+    --------
+    >>> import minidl
+    >>> callbacks = [minidl.TensorBoard("logs", every=100)]  # doctest: +SKIP
     """
 
     def __init__(

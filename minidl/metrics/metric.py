@@ -9,14 +9,14 @@ import numpy as np
 
 from minidl.memory import Array
 from minidl.metrics.convert import Task, flat, predicted_labels, probabilities, true_labels
-from minidl.metrics.named import NAMES
+from minidl.metrics.named import CLASSIFICATION, NAMES, REGRESSION, SKLEARN, sklearn
 
 Function: TypeAlias = Callable[..., float]
 TASKS: dict[str | None, tuple[Task, ...]] = {
-    None: ("multiclass", "binary", "regression", None),
-    "labels": ("multiclass", "binary"),
-    "scores": ("multiclass", "binary"),
-    "values": ("multiclass", "binary", "regression", None),
+    None: CLASSIFICATION + REGRESSION,
+    "labels": CLASSIFICATION,
+    "scores": CLASSIFICATION,
+    "values": CLASSIFICATION + REGRESSION,
 }
 RESERVED = ("loss", "lr", "epoch", "step")  # what other results and fields are called
 
@@ -108,11 +108,12 @@ class Metric:
             Rows of weight 0 are left out.
         """
         self.check(task, sample_weight is not None)
+        y, outputs = np.asarray(y), np.asarray(outputs)
         options: dict[str, Any] = {}
         if sample_weight is not None and self.weighted:
             kept = np.flatnonzero(sample_weight)
             y, outputs = y[kept], outputs[kept]
-            options["sample_weight"] = sample_weight[kept]
+            options["sample_weight"] = np.asarray(sample_weight)[kept]
         if not len(outputs) or not np.isfinite(outputs).all():
             return float("nan")
         value = self._measure(*self._arguments(y, outputs, task), task, options)
@@ -143,11 +144,13 @@ class NamedMetric(Metric):
     def __init__(self, name: str) -> None:
         digits = name.removeprefix("top_")
         k = int(digits) if digits != name and digits.isdecimal() else 0
-        known = NAMES.get("top_k" if k else name)
-        if known is None:
+        if not k and name not in NAMES:
             raise ValueError(f"metrics: unknown {name!r}{_nearest(name)}")
-        super().__init__(known.function, name, needs=known.needs, weighted=True)
-        self.tasks = known.tasks
+        if name in SKLEARN:  # an error now, not after an epoch
+            sklearn(name)
+        function, needs, tasks = NAMES["top_k" if k else name]
+        super().__init__(function, name, needs=needs, weighted=True)
+        self.tasks = tasks
         self.options = {"k": k} if k else {}
 
     def _measure(self, y: Array, p: Array, task: Task, options: dict[str, Any]) -> float:
@@ -163,6 +166,8 @@ def as_metrics(metrics: Iterable[str | Metric | Function]) -> list[Metric]:
         A name is unknown, reserved, or there twice.
     TypeError
         Something else is in the list, or it is no list.
+    ImportError
+        A metric needs scikit-learn, which is not installed.
 
     Examples
     --------
@@ -210,8 +215,7 @@ def _name_of(function: Any) -> str:
         function = function.func
     name = str(getattr(function, "__name__", type(function).__name__))
     if name == "<lambda>":
-        raise ValueError("metrics: expected a function with a name; give it one: "
-                         "Metric(function, name=...)")  # fmt: skip
+        raise ValueError("metrics: a lambda has no name; Metric(function, name) gives it one")
     return name
 
 

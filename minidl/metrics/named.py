@@ -6,7 +6,7 @@ Each takes y_true and y_pred as its entry in `NAMES` needs them, the task, and t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,7 @@ def accuracy(y: Array, p: Array, task: Task, sample_weight: Array | None = None)
 
 def balanced_accuracy(y: Array, p: Array, task: Task, sample_weight: Array | None = None) -> float:
     """Mean recall of the classes that are there."""
-    recall_score = _sklearn("balanced_accuracy").recall_score
+    recall_score = sklearn("balanced_accuracy").recall_score
     options = {"average": "macro", "sample_weight": sample_weight}
     pairs = zip(np.atleast_2d(y.T), np.atleast_2d(p.T), strict=True)
     return float(np.mean([recall_score(a, b, labels=np.unique(a), **options) for a, b in pairs]))
@@ -48,11 +48,12 @@ def f1(y: Array, p: Array, task: Task, sample_weight: Array | None = None) -> fl
 
 def _score(name: str, y: Array, p: Array, task: Task, sample_weight: Array | None) -> float:
     average = "binary" if task == "binary" and y.ndim == 1 else "macro"
-    score = getattr(_sklearn(name), f"{name}_score")
+    score = getattr(sklearn(name), f"{name}_score")
     return float(score(y, p, average=average, sample_weight=sample_weight, zero_division=0.0))
 
 
-def _sklearn(name: str) -> Any:
+def sklearn(name: str) -> Any:
+    """The module that the metric needs."""
     return need("sklearn.metrics", "sklearn", f"the metric {name!r}")
 
 
@@ -61,7 +62,7 @@ def _sklearn(name: str) -> Any:
 
 def auc(y: Array, z: Array, task: Task, sample_weight: Array | None = None) -> float:
     """Area under the curve of true against false positives."""
-    roc_auc_score = _sklearn("auc").roc_auc_score
+    roc_auc_score = sklearn("auc").roc_auc_score
     y = true_labels(y, task)
     if task == "multiclass":
         classes = z.shape[1]
@@ -120,23 +121,20 @@ def _difference(y: Array, p: Array) -> Array:
     return p - y
 
 
-class Named(NamedTuple):
-    """A function, what it needs (see `Metric`), and the tasks it is for."""
+CLASSIFICATION: tuple[Task, ...] = ("multiclass", "binary")
+REGRESSION: tuple[Task, ...] = ("regression", None)
+SKLEARN = ("auc", "balanced_accuracy", "f1", "precision", "recall")  # what scikit-learn computes
 
-    function: Callable[..., float]
-    needs: str
-    tasks: tuple[Task, ...]
-
-
-NAMES = {
-    "accuracy": Named(accuracy, "labels", ("multiclass", "binary")),
-    "auc": Named(auc, "values", ("multiclass", "binary")),
-    "balanced_accuracy": Named(balanced_accuracy, "labels", ("multiclass", "binary")),
-    "f1": Named(f1, "labels", ("multiclass", "binary")),
-    "mae": Named(mae, "values", ("regression", None)),
-    "precision": Named(precision, "labels", ("multiclass", "binary")),
-    "r2": Named(r2, "values", ("regression", None)),
-    "recall": Named(recall, "labels", ("multiclass", "binary")),
-    "rmse": Named(rmse, "values", ("regression", None)),
-    "top_k": Named(top_k, "values", ("multiclass",)),
+# The function, what it needs (see `Metric`), and the tasks it is for.
+NAMES: dict[str, tuple[Callable[..., float], str, tuple[Task, ...]]] = {
+    "accuracy": (accuracy, "labels", CLASSIFICATION),
+    "auc": (auc, "values", CLASSIFICATION),
+    "balanced_accuracy": (balanced_accuracy, "labels", CLASSIFICATION),
+    "f1": (f1, "labels", CLASSIFICATION),
+    "mae": (mae, "values", REGRESSION),
+    "precision": (precision, "labels", CLASSIFICATION),
+    "r2": (r2, "values", REGRESSION),
+    "recall": (recall, "labels", CLASSIFICATION),
+    "rmse": (rmse, "values", REGRESSION),
+    "top_k": (top_k, "values", ("multiclass",)),
 }
