@@ -22,7 +22,21 @@ from minidl.layers import (
     Softplus,
     Tanh,
 )
-from minidl.losses import BCEWithLogitsLoss, CrossEntropyLoss, FunctionLoss, Loss, MSELoss
+from minidl.losses import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    FunctionLoss,
+    HingeLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    Loss,
+    MSELoss,
+    MultiMarginLoss,
+    PoissonNLLLoss,
+    QuantileLoss,
+    SmoothL1Loss,
+)
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer
 from minidl.parallel import get_num_threads, set_num_threads
 from minidl.serialization import FormatError, load, save
@@ -30,8 +44,10 @@ from minidl.trainer import Trainer
 
 __all__ = [
     "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "Callback",
-    "CrossEntropyLoss", "Dropout", "FormatError", "FunctionLoss", "History", "Identity", "Layer",
-    "LeakyReLU", "Linear", "Loss", "MSELoss", "NonFiniteError", "Optimizer", "ReLU", "Sequential",
-    "SiLU", "Sigmoid", "Softplus", "Tanh", "Trainer", "__version__", "get_config",
-    "get_num_threads", "initializers", "load", "save", "set_num_threads", "show_config",
+    "CrossEntropyLoss", "Dropout", "FormatError", "FunctionLoss", "HingeLoss", "History",
+    "HuberLoss", "Identity", "KLDivLoss", "L1Loss", "Layer", "LeakyReLU", "Linear", "Loss",
+    "MSELoss", "MultiMarginLoss", "NonFiniteError", "Optimizer", "PoissonNLLLoss", "QuantileLoss",
+    "ReLU", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "Trainer",
+    "__version__", "get_config", "get_num_threads", "initializers", "load", "save",
+    "set_num_threads", "show_config",
 ]  # fmt: skip

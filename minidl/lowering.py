@@ -573,29 +573,43 @@ class BackwardPlan(Plan):
         self.pack_depth = max(self.pack_depth, dz.pitch // self.dtype.itemsize)
         label, target = self.label, self.target
         if loss.kind >= 0:
-            self.emit(
-                "LOSS",
-                [dz if gradient else None, output, target, label, self.partial, self.weight, None],
-                sizes,
-            )
+            a, b, numbers = loss.numbers()
+            pointers = [dz if gradient else None, output, target, label, self.partial, self.weight]
+            self.emit("LOSS", [*pointers, self._loss_numbers(numbers)], sizes, a=a, b=b)
         else:
             self.call(lambda rows: self._call_loss(loss, output, dz, rows))
         return dz
+
+    def _loss_numbers(self, numbers: tuple[float, ...] | None) -> int | None:
+        """Address of a loss's numbers of the columns, which the plan keeps."""
+        if numbers is None:
+            return None
+        own = allocate(row_bytes(len(numbers), self.dtype.itemsize)).view(self.dtype)
+        own[: len(numbers)] = numbers
+        self.loss_numbers = own
+        return address(own)
 
     def _call_loss(self, loss: Loss, output: Buffer, dz: Buffer, rows: int) -> None:
         if self.label is not None:
             y = self.label.view(self.workspace, np.dtype(np.int64))[:rows, 0]
         else:
             y = self.view(cast(Buffer, self.target), rows)
-        value, gradient = loss.call(self.view(output, rows), y)
+        weight = None
+        if loss.weighted:
+            weight = cast(Buffer, self.weight).view(self.workspace, np.dtype(np.float64))[:rows, 0]
+        total = float(rows if weight is None else weight.sum())
+        value, gradient = 0.0, cast(Any, 0.0)
+        if total > 0:
+            value, gradient = loss.call(self.view(output, rows), y, weight)
         self.view(dz, rows)[...] = gradient
         partial = self.partial.view(self.workspace, np.dtype(np.float64))
         partial[...] = 0
-        partial[0] = value * rows, 0, rows
+        partial[0] = value * total, 0, total
 
     label: Buffer | None = None
     target: Buffer | None = None
     weight: Buffer | None = None
+    loss_numbers: Array | None = None
 
     def batch(self, loss: Loss | None) -> None:
         """Operations that fetch the rows of the batch."""

@@ -107,6 +107,7 @@ class Trainer:
             *signature(self.model, x.shape[1]),
             type(loss),
             loss.integer_labels,
+            loss.weighted,
             loss.columns(0),
             self.loss,
             state,

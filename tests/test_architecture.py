@@ -24,6 +24,8 @@ ORDER = [
      "layers.sequential"},
     {"layers"},
     {"lowering"},
+    {"losses.base"},
+    {"losses.classification", "losses.function", "losses.regression"},
     {"losses", "optimizers", "serialization", "callbacks", "config"},
     {"trainer"},
     {"__init__"},
