@@ -392,7 +392,10 @@ cdef void loss_block(
             store(dz + i * ld, pack, count, columns, ld)
         for j in range(count):
             right += at(&hits, j)
-            w = 1.0 if even else counted(weight, label, classes, i + j)
+            if even:
+                total += at(&value, j)
+                continue
+            w = counted(weight, label, classes, i + j)
             if w > 0.0:
                 total += w * at(&value, j)
             elif dz != NULL:
