@@ -36,7 +36,21 @@ from minidl.layers import (
     Softplus,
     Tanh,
 )
-from minidl.losses import BCEWithLogitsLoss, CrossEntropyLoss, FunctionLoss, Loss, MSELoss
+from minidl.losses import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    FunctionLoss,
+    HingeLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    Loss,
+    MSELoss,
+    MultiMarginLoss,
+    PoissonNLLLoss,
+    QuantileLoss,
+    SmoothL1Loss,
+)
 from minidl.metrics import Metric
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer
 from minidl.parallel import get_num_threads, set_num_threads
@@ -46,10 +60,11 @@ from minidl.trainer import Trainer
 __all__ = [
     "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "CSVLogger",
     "Callback", "Concat", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Flatten",
-    "FormatError", "FunctionLoss", "History", "Identity", "Layer", "LeakyReLU",
-    "LearningRateMonitor", "Linear", "Loss", "MSELoss", "Metric", "ModelCheckpoint",
-    "NonFiniteError", "Optimizer", "Parallel", "ProgressBar", "ReLU", "Residual", "Sequential",
-    "SiLU", "Sigmoid", "Softplus", "Tanh", "TensorBoard", "TerminateOnNaN", "TimeLimit",
+    "FormatError", "FunctionLoss", "HingeLoss", "History", "HuberLoss", "Identity", "KLDivLoss",
+    "L1Loss", "Layer", "LeakyReLU", "LearningRateMonitor", "Linear", "Loss", "MSELoss",
+    "Metric", "ModelCheckpoint", "MultiMarginLoss", "NonFiniteError", "Optimizer", "Parallel",
+    "PoissonNLLLoss", "ProgressBar", "QuantileLoss", "ReLU", "Residual", "Sequential", "SiLU",
+    "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "TensorBoard", "TerminateOnNaN", "TimeLimit",
     "Trainer", "__version__", "get_config", "get_num_threads", "initializers", "load",
     "metrics", "save", "set_num_threads", "show_config",
 ]  # fmt: skip

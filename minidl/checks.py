@@ -56,6 +56,34 @@ def number(
     return float(value)
 
 
+def vector(
+    value: Any, name: str, low: float, high: float = np.inf, **bounds: bool
+) -> tuple[float, ...]:
+    """Finite numbers within bounds, as `number` has them."""
+    array = real(value, name)
+    if array.ndim != 1 or not len(array):
+        raise ValueError(f"{name}: expected a sequence of numbers, got shape {array.shape}")
+    values = enumerate(array.tolist())
+    return tuple(number(x, f"{name}[{i}]", low, high, **bounds) for i, x in values)
+
+
+def number_or_vector(
+    value: Any, name: str, low: float, high: float = np.inf, **bounds: bool
+) -> float | tuple[float, ...]:
+    """A finite number within bounds, or a vector of them."""
+    if shape_and_kind(value)[0] == ():
+        return number(value, name, low, high, **bounds)
+    return vector(value, name, low, high, **bounds)
+
+
+def one_each(values: Sequence[float], count: int, name: str, what: str) -> None:
+    """As many numbers as there are columns."""
+    if len(values) != count:
+        raise ValueError(
+            f"{name}: expected {count} numbers, one for each {what}, got {len(values)}"
+        )
+
+
 def same_shape(value: npt.ArrayLike, shape: Sequence[int], name: str) -> None:
     """The shape must be exactly `shape`."""
     if np.shape(value) != tuple(shape):
@@ -130,14 +158,12 @@ def finite(
     raise ValueError(f"{name}: expected finite numbers, got {array[where]} in {place}")
 
 
-def positive(array: Array, name: str, rows: Array | int = 0) -> None:
-    """No negative number; an error names the first place, see `finite`."""
-    if array.size and array.min() < 0:
-        row = int((array < 0).argmax())
-        number = rows + row if isinstance(rows, int) else int(rows[row])
-        raise ValueError(
-            f"{name}: expected numbers of at least 0, got {array[row]} in row {number}"
-        )
+def at_least_0(array: Array, name: str, what: str, rows: Array | int = 0) -> None:
+    """No number below 0; an error names the row of the least. `rows` as in `finite`."""
+    if array.size and float(array.min()) < 0:
+        row = int(np.unravel_index(int(array.argmin()), array.shape)[0])
+        row = rows + row if isinstance(rows, int) else int(rows[row])
+        raise ValueError(f"{name}: expected {what}, got {array.min()} in row {row}")
 
 
 def _converted(array: Array, to: np.dtype[np.floating], name: str) -> Array:
@@ -204,19 +230,26 @@ def labels(value: Any, rows: int, classes: int, name: str) -> npt.NDArray[np.int
     return np.ascontiguousarray(array, np.int64)
 
 
-def weights(value: Any, rows: int, to: np.dtype[np.floating], name: str) -> Array:
-    """Weights of the rows (N,) in the dtype, not negative."""
-    array = real(value, name)
-    weights_shape(array.shape, rows, name)
-    positive(array, name)
-    return _converted(array, to, name)
-
-
 def weights_shape(shape: tuple[int, ...], rows: int, name: str) -> None:
     """(N,), as many as X has rows."""
     if len(shape) != 1:
         raise ValueError(f"{name}: expected shape (rows,), got shape {shape}")
     same_rows(shape, rows, name)
+
+
+def weights(value: Any, rows: int, name: str) -> npt.NDArray[np.float64]:
+    """Sample weights (N,), at least 0, as float64."""
+    array = real(value, name)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected shape (rows,), got shape {array.shape}")
+    same_rows(array.shape, rows, name)
+    finite(array, name)
+    array = np.ascontiguousarray(array, np.float64)
+    at_least_0(array, name, "weights of at least 0")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(array.sum()):
+            raise ValueError(f"{name}: expected weights of a finite sum, got {array.max()}")
+    return array
 
 
 def targets(value: Any, rows: int, columns: int, to: np.dtype[np.floating], name: str) -> Array:

@@ -175,7 +175,7 @@ class Loop:
         policy = "merge" if block.last_rows > block.batch_size else "keep"
         self._feed(block.x, y, block.weight, block.batch_size, policy, None, out, opens, ends, loss)
         progress.first_batch = progress.batch
-        if opens or before is batch and not self.resumes:
+        if opens or (before is batch and not self.resumes):
             batch.program.seek(progress.epoch, 0, self.state.step, self.state.tick)
         else:
             self._enter(0)

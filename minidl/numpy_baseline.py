@@ -364,25 +364,45 @@ ACTIVATIONS: dict[str, Activation] = {
 # ------------------------------------------------------------------------------ losses
 
 
-def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
+def cross_entropy(
+    logits: Array,
+    labels: Array,
+    weight: Array | None = None,
+    label_smoothing: float = 0.0,
+    sample_weight: Array | None = None,
+) -> tuple[float, Array]:
     """Mean of ``-sum_c p_c log softmax(logits)_c`` -> (loss, dlogits (N, C)).
 
     logits (N, C); labels are class numbers, integer (N,), or probabilities ``p``, floating (N, C).
+    With a weight of each class (C,), label smoothing or sample weights (N,), ``p`` becomes
+    ``weight ((1 - label_smoothing) p + label_smoothing / C)``, and the mean is that of rows which
+    count their sample weight and, with labels, times the weight of their class.
     """
-    rows = logits.shape[0]
+    rows, classes = logits.shape
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if whole:
+        _check_labels(labels, rows)
+    else:
+        _check_same_shape(logits, labels)
     shifted: Array = logits - logits.max(axis=1, keepdims=True)
     dlogits: Array = np.exp(shifted)
     total: Array = dlogits.sum(axis=1, keepdims=True)
     dlogits /= total
     shifted -= np.log(total)  # the logarithm of the softmax
-    if np.issubdtype(labels.dtype, np.integer):
-        if labels.shape != (rows,) or labels.min() < 0:  # too large a label is an IndexError
-            raise ValueError(f"labels must be {rows} class numbers from 0, got {labels.shape}")
+    if weight is not None or label_smoothing or sample_weight is not None:
+        share = np.ones(classes) if weight is None else np.asarray(weight)
+        counts = np.ones(rows) if sample_weight is None else np.asarray(sample_weight)
+        p = np.eye(classes)[labels] if whole else labels
+        p = share * ((1 - label_smoothing) * p + label_smoothing / classes)
+        dlogits *= p.sum(axis=1, keepdims=True)
+        dlogits -= p
+        size = (counts * share[labels] if whole else counts).sum()
+        return _rows_mean(-(p * shifted).sum(axis=1), dlogits, counts, float(size))
+    if whole:
         index = (np.arange(rows), labels)
         loss = -float(shifted[index].mean())
         dlogits[index] -= 1
     else:
-        _check_same_shape(logits, labels)
         loss = -float(np.vdot(labels, shifted)) / rows
         dlogits *= labels.sum(axis=1, keepdims=True)
         dlogits -= labels
@@ -390,31 +410,183 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[float, Array]:
     return loss, dlogits
 
 
-def mse_loss(pred: Array, target: Array) -> tuple[float, Array]:
+def multi_margin(
+    scores: Array,
+    labels: Array,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Array | None = None,
+    sample_weight: Array | None = None,
+) -> tuple[float, Array]:
+    """Mean of ``weight_y / C sum_{c != y} max(0, margin - x_y + x_c)^p`` -> (loss, dscores).
+
+    scores ``x`` (N, C), labels ``y`` integer (N,).
+    """
+    rows, classes = scores.shape
+    _check_labels(labels, rows)
+    index = (np.arange(rows), labels)
+    excess = np.maximum(margin - scores[index][:, None] + scores, 0)
+    excess[index] = 0
+    slope = (excess > 0).astype(scores.dtype) if p == 1 else 2 * excess
+    slope[index] = -slope.sum(axis=1)
+    share = np.full(rows, 1 / classes) if weight is None else np.asarray(weight)[labels] / classes
+    slope *= share[:, None]
+    counts = np.ones(rows) if sample_weight is None else np.asarray(sample_weight)
+    return _rows_mean((excess**p).sum(axis=1) * share, slope, counts, float(counts.sum()))
+
+
+def mse_loss(pred: Array, target: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
     """Mean over all elements of ``(pred - target)^2`` -> (loss, dpred); equal shapes."""
     _check_same_shape(pred, target)
     dpred: Array = pred - target
+    if sample_weight is not None:
+        return _mean(dpred * dpred, 2 * dpred, sample_weight)
     loss = float(np.vdot(dpred, dpred)) / dpred.size
     dpred *= 2 / dpred.size
     return loss, dpred
 
 
-def bce_with_logits(logits: Array, target: Array) -> tuple[float, Array]:
+def bce_with_logits(
+    logits: Array,
+    target: Array,
+    pos_weight: Array | float | None = None,
+    sample_weight: Array | None = None,
+) -> tuple[float, Array]:
     """Mean over all elements of ``max(x, 0) - x t + log(1 + exp(-|x|))`` -> (loss, dlogits).
 
     logits ``x`` and target ``t`` (in [0, 1]) of equal shape; ``dlogits = (sigmoid(x) - t) / size``.
+    A weight ``w`` of the positives, one or one for each column, makes the value
+    ``(1 - t) x + (1 + (w - 1) t) log(1 + exp(-x))``.
     """
     _check_same_shape(logits, target)
     value: Array = np.abs(logits)
     np.negative(value, out=value)
     np.exp(value, out=value)
     np.log1p(value, out=value)
+    if pos_weight is not None:
+        m = 1 + (np.asarray(pos_weight, logits.dtype) - 1) * target
+        value += np.maximum(-logits, 0)
+        value = m * value + (1 - target) * logits
+        return _mean(value, 1 - target - m * _sigmoid(-logits), sample_weight)
     value += np.maximum(logits, 0)
     value -= logits * target
     dlogits = _sigmoid(logits)
     dlogits -= target
+    if sample_weight is not None:
+        return _mean(value, dlogits, sample_weight)
     dlogits /= dlogits.size
     return float(value.mean()), dlogits
+
+
+def l1_loss(pred: Array, target: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
+    """Mean over all elements of ``|pred - target|``."""
+    _check_same_shape(pred, target)
+    d = pred - target
+    return _mean(np.abs(d), np.sign(d), sample_weight)
+
+
+def huber_loss(
+    pred: Array, target: Array, delta: float = 1.0, sample_weight: Array | None = None
+) -> tuple[float, Array]:
+    """With ``d = pred - target``: ``d^2 / 2``, from ``delta`` on ``delta (|d| - delta / 2)``."""
+    _check_same_shape(pred, target)
+    d = pred - target
+    near = np.abs(d) < delta
+    value = np.where(near, d * d / 2, delta * (np.abs(d) - delta / 2))
+    return _mean(value, np.where(near, d, delta * np.sign(d)), sample_weight)
+
+
+def smooth_l1_loss(
+    pred: Array, target: Array, beta: float = 1.0, sample_weight: Array | None = None
+) -> tuple[float, Array]:
+    """Huber's loss over ``beta``; for ``beta = 0`` the absolute error."""
+    if beta == 0:
+        return l1_loss(pred, target, sample_weight)
+    loss, dpred = huber_loss(pred, target, beta, sample_weight)
+    return loss / beta, dpred / beta
+
+
+def quantile_loss(
+    pred: Array,
+    target: Array,
+    quantile: Array | float = 0.5,
+    sample_weight: Array | None = None,
+) -> tuple[float, Array]:
+    """With ``d = target - pred``: ``max(q d, (q - 1) d)``, ``q`` one or one for each column."""
+    _check_same_shape(pred, target)
+    q = np.asarray(quantile)
+    d = target - pred
+    slope = np.where(d > 0, -q, 1 - q) * (d != 0)
+    return _mean(np.maximum(q * d, (q - 1) * d), slope.astype(pred.dtype), sample_weight)
+
+
+def poisson_nll_loss(
+    pred: Array,
+    target: Array,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    sample_weight: Array | None = None,
+) -> tuple[float, Array]:
+    """``exp(x) - t x`` of log-rates ``x``, or ``x - t log(x + eps)`` of rates.
+
+    ``full`` adds Stirling's formula, ``t log t - t + log(2 pi t) / 2``, where ``t > 1``.
+    """
+    _check_same_shape(pred, target)
+    if log_input:
+        value, slope = np.exp(pred) - target * pred, np.exp(pred) - target
+    else:
+        value, slope = pred - target * np.log(pred + eps), 1 - target / (pred + eps)
+    if full:
+        t = np.maximum(target, 1)
+        value += (t * np.log(t) - t + 0.5 * np.log(2 * np.pi * t)) * (target > 1)
+    return _mean(value, slope, sample_weight)
+
+
+def kl_div(
+    pred: Array,
+    target: Array,
+    reduction: str = "mean",
+    log_target: bool = False,
+    sample_weight: Array | None = None,
+) -> tuple[float, Array]:
+    """``t (log t - x)`` of log-probabilities ``x``; "batchmean" sums over the columns."""
+    _check_same_shape(pred, target)
+    t = np.exp(target) if log_target else target
+    log_t = target if log_target else np.log(np.where(t > 0, t, 1))
+    loss, dpred = _mean(t * (log_t - pred), -t, sample_weight)
+    columns = pred.shape[1] if reduction == "batchmean" else 1
+    return loss * columns, dpred * columns
+
+
+def hinge_loss(
+    pred: Array, target: Array, squared: bool = False, sample_weight: Array | None = None
+) -> tuple[float, Array]:
+    """``max(0, 1 - y x)``, or its square; ``y = 1`` where the target is, else ``-1``."""
+    _check_same_shape(pred, target)
+    y = np.where(target == 1, 1, -1).astype(pred.dtype)
+    m = np.maximum(1 - y * pred, 0)
+    if squared:
+        return _mean(m * m, -2 * y * m, sample_weight)
+    return _mean(m, -y * (m > 0), sample_weight)
+
+
+def _mean(value: Array, slope: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
+    """Mean over rows, which count their sample weights, and columns; slopes become gradients."""
+    rows, columns = value.shape
+    counts = np.ones(rows) if sample_weight is None else np.asarray(sample_weight)
+    return _rows_mean(value.sum(axis=1), slope, counts, float(counts.sum()) * columns)
+
+
+def _rows_mean(value: Array, slope: Array, counts: Array, size: float) -> tuple[float, Array]:
+    """``counts . value (N,) / size`` and its gradient from that of each row; both 0 for size 0."""
+    share = counts / size if size else np.zeros(len(counts))
+    return float(share @ value), slope * share[:, None].astype(slope.dtype)
+
+
+def _check_labels(labels: Array, rows: int) -> None:
+    if labels.shape != (rows,) or labels.min() < 0:  # too large a label is an IndexError
+        raise ValueError(f"labels must be {rows} class numbers from 0, got {labels.shape}")
 
 
 def _check_same_shape(pred: Array, target: Array) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from minidl import checks
-from minidl.kernels.optimizer import KINDS
 from minidl.kernels.operations import KINDS as OPERATIONS
 from minidl.kernels.operations import VECTOR
+from minidl.kernels.optimizer import KINDS
 from minidl.kernels.program import Program
 from minidl.layers.base import Layer
 from minidl.memory import Array

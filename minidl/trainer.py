@@ -185,7 +185,7 @@ class Trainer:
     ) -> tuple[Loss, Array]:
         """The targets of a block as the kernels read them, and the loss as it suits them."""
         checks.categories(block.x, self.model.categories(0, self._columns(block)), names[0])
-        form = loss.bound(block.y)
+        form = self.loss.bound(block.y, block.weight is not None)
         outputs = self.model.output_features(self._columns(block))
         rows = len(block.x[0])
         return form, form.check(block.y, rows, outputs, self.model.dtype, names[1])
@@ -204,6 +204,8 @@ class Trainer:
             *signature(self.model, columns),
             type(loss),
             loss.integer_labels,
+            loss.weighted,
+            loss.weighted,
             loss.columns(0),
             self.loss,
             made_of,

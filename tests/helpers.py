@@ -214,31 +214,162 @@ def bits(rng, rows, columns):
     return rng.integers(0, 2, (rows, columns)).astype(np.float64)
 
 
+def signs(rng, rows, columns):
+    """Minus ones and ones."""
+    return 2 * bits(rng, rows, columns) - 1
+
+
+def counts(rng, rows, columns):
+    """Targets of a Poisson regression."""
+    return rng.poisson(2.0, (rows, columns)).astype(np.float64)
+
+
+def logarithms(rng, rows, columns):
+    """Logarithms of probabilities."""
+    return np.log(probabilities(rng, rows, columns))
+
+
+def class_weights(columns):
+    """A weight for each column; some are equal."""
+    return 0.5 + 0.5 * (np.arange(columns) % 4)
+
+
+def quantiles(columns):
+    """A quantile for each column."""
+    return np.arange(1, columns + 1) / (columns + 1)
+
+
+def torch_quantile(p, y, quantile, reduction="mean"):
+    """The pinball loss, which PyTorch does not have."""
+    import torch
+
+    d = y - p
+    value = torch.maximum(quantile * d, (quantile - 1) * d)
+    return value.mean() if reduction == "mean" else value
+
+
+def torch_hinge(p, y, squared=False, reduction="mean"):
+    """The hinge loss, which PyTorch does not have in this form."""
+    import torch
+
+    value = torch.relu(1 - torch.where(y == 1, 1, -1) * p)
+    value = value**2 if squared else value
+    return value.mean() if reduction == "mean" else value
+
+
 class LossCase(NamedTuple):
-    """A loss with one kind of targets."""
+    """A loss with arguments and one kind of targets; a function makes one from the columns."""
 
     name: str
     targets: Callable[..., np.ndarray]
     baseline: Callable[..., tuple[float, np.ndarray]]
-    torch: str  # the function in torch.nn.functional
+    torch: Any  # the name of the function in torch.nn.functional, or a function
+    params: dict[str, Any]
+    predictions: Callable[[np.ndarray], np.ndarray]
 
     def __str__(self):
-        return f"{self.name} of {self.targets.__name__}"
+        shown = (f"{k}={getattr(v, '__name__', v)}" for k, v in self.params.items())
+        return f"{self.name}({', '.join(shown)}) of {self.targets.__name__}"
 
-    def make(self):
+    @property
+    def by_rows(self):
+        """True for losses that are a sum over the columns."""
+        return self.name == "CrossEntropyLoss" or self.params.get("reduction") == "batchmean"
+
+    def params_for(self, columns):
+        """The arguments for so many columns."""
+        return {k: v(columns) if callable(v) else v for k, v in self.params.items()}
+
+    def make(self, columns):
         """The object of minidl."""
-        return getattr(minidl, self.name)()
+        return getattr(minidl, self.name)(**self.params_for(columns))
+
+    def oracle(self, prediction, y, sample_weight=None):
+        """Loss and gradient of the baseline in float64."""
+        y = y if y.dtype.kind == "i" else y.astype(np.float64)
+        params = self.params_for(prediction.shape[1])
+        if sample_weight is not None:
+            params["sample_weight"] = sample_weight
+        return self.baseline(prediction.astype(np.float64), y, **params)
+
+    def in_torch(self, prediction, y, sample_weight=None):
+        """Loss and gradient of PyTorch."""
+        torch = pytest.importorskip("torch")
+        p, y = torch.tensor(prediction, requires_grad=True), torch.tensor(y)
+        params = {
+            k: torch.tensor(v, dtype=p.dtype) if isinstance(v, np.ndarray) else v
+            for k, v in self.params_for(prediction.shape[1]).items()
+        }
+        f = self.torch if callable(self.torch) else getattr(torch.nn.functional, self.torch)
+        if sample_weight is None:
+            loss = f(p, y, **params)
+        else:
+            w = torch.tensor(sample_weight)
+            each = f(p, y, **params | {"reduction": "none"})
+            if each.ndim == 2:
+                each = each.sum(1) if self.by_rows else each.mean(1)
+            loss = (w * each).sum()
+            if self.name == "CrossEntropyLoss" and "weight" in params and y.ndim == 1:
+                w = w * params["weight"][y]
+            loss = loss / w.sum()
+        loss.backward()
+        return loss.item(), p.grad.numpy()
+
+
+def positive(x):
+    """Rates."""
+    return np.abs(x) + 0.125
+
+
+CROSS_ENTROPY = ("CrossEntropyLoss", baseline.cross_entropy, "cross_entropy")
+MARGIN = ("MultiMarginLoss", baseline.multi_margin, "multi_margin_loss")
+BINARY = ("BCEWithLogitsLoss", baseline.bce_with_logits, "binary_cross_entropy_with_logits")
+POISSON = ("PoissonNLLLoss", baseline.poisson_nll_loss, "poisson_nll_loss")
+KL = ("KLDivLoss", baseline.kl_div, "kl_div")
+
+
+def loss_case(of, targets, predictions=np.array, **params):
+    """A case of a loss that is given as name, baseline and PyTorch's function."""
+    return LossCase(of[0], targets, of[1], of[2], params, predictions)
 
 
 LOSSES = [
-    LossCase("CrossEntropyLoss", labels, baseline.cross_entropy, "cross_entropy"),
-    LossCase("CrossEntropyLoss", probabilities, baseline.cross_entropy, "cross_entropy"),
-    LossCase("CrossEntropyLoss", weights, baseline.cross_entropy, "cross_entropy"),
-    LossCase("MSELoss", numbers, baseline.mse_loss, "mse_loss"),
-    LossCase("BCEWithLogitsLoss", bits, baseline.bce_with_logits,
-             "binary_cross_entropy_with_logits"),
-    LossCase("BCEWithLogitsLoss", weights, baseline.bce_with_logits,
-             "binary_cross_entropy_with_logits"),
+    loss_case(CROSS_ENTROPY, labels),
+    loss_case(CROSS_ENTROPY, labels, weight=class_weights),
+    loss_case(CROSS_ENTROPY, labels, label_smoothing=0.1),
+    loss_case(CROSS_ENTROPY, labels, label_smoothing=1.0),
+    loss_case(CROSS_ENTROPY, labels, weight=class_weights, label_smoothing=0.1),
+    loss_case(CROSS_ENTROPY, probabilities),
+    loss_case(CROSS_ENTROPY, weights),
+    loss_case(CROSS_ENTROPY, weights, weight=class_weights),
+    loss_case(CROSS_ENTROPY, probabilities, label_smoothing=0.1),
+    loss_case(CROSS_ENTROPY, probabilities, label_smoothing=1.0),
+    loss_case(CROSS_ENTROPY, probabilities, weight=class_weights, label_smoothing=0.1),
+    loss_case(MARGIN, labels),
+    loss_case(MARGIN, labels, p=2, margin=0.5),
+    loss_case(MARGIN, labels, weight=class_weights),
+    loss_case(BINARY, bits),
+    loss_case(BINARY, weights),
+    loss_case(BINARY, bits, pos_weight=class_weights),
+    loss_case(BINARY, weights, pos_weight=class_weights),
+    loss_case(("HingeLoss", baseline.hinge_loss, torch_hinge), bits),
+    loss_case(("HingeLoss", baseline.hinge_loss, torch_hinge), signs, squared=True),
+    loss_case(KL, probabilities),
+    loss_case(KL, bits, reduction="batchmean"),
+    loss_case(KL, logarithms, reduction="batchmean", log_target=True),
+    loss_case(("MSELoss", baseline.mse_loss, "mse_loss"), numbers),
+    loss_case(("L1Loss", baseline.l1_loss, "l1_loss"), numbers),
+    loss_case(("HuberLoss", baseline.huber_loss, "huber_loss"), numbers),
+    loss_case(("HuberLoss", baseline.huber_loss, "huber_loss"), numbers, delta=0.3),
+    loss_case(("SmoothL1Loss", baseline.smooth_l1_loss, "smooth_l1_loss"), numbers),
+    loss_case(("SmoothL1Loss", baseline.smooth_l1_loss, "smooth_l1_loss"), numbers, beta=0.3),
+    loss_case(("SmoothL1Loss", baseline.smooth_l1_loss, "smooth_l1_loss"), numbers, beta=0.0),
+    loss_case(("QuantileLoss", baseline.quantile_loss, torch_quantile), numbers, quantile=0.2),
+    loss_case(("QuantileLoss", baseline.quantile_loss, torch_quantile), numbers,
+              quantile=quantiles),
+    loss_case(POISSON, counts),
+    loss_case(POISSON, counts, full=True),
+    loss_case(POISSON, counts, positive, log_input=False, full=True, eps=1e-3),
 ]  # fmt: skip
 losses = pytest.mark.parametrize("case", LOSSES, ids=str)
 

@@ -27,6 +27,8 @@ ORDER = [
      "layers.sequential"},
     {"layers"},
     {"lowering"},
+    {"losses.base"},
+    {"losses.classification", "losses.function", "losses.regression"},
     {"losses", "optimizers", "serialization", "config"},
     {"callbacks.base", "callbacks.monitor"},
     {"callbacks.csv_logger", "callbacks.early_stopping", "callbacks.learning_rate_monitor",

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from helpers import losses
 
 from minidl import numpy_baseline as baseline
 
@@ -36,31 +37,6 @@ OPTIMIZERS = [
     ("AdamW", {}),
     ("AdamW", {"betas": (0.8, 0.99), "weight_decay": 0.3}),
 ]
-
-
-def softmax(z):
-    e = np.exp(z)
-    return e / e.sum(axis=1, keepdims=True)
-
-
-def loss_case(case, rng):
-    """Return the loss, PyTorch's name of it, predictions and targets."""
-    z = rng.normal(size=(7, 5))
-    return {
-        "labels": (baseline.cross_entropy, "cross_entropy", z, rng.integers(0, 5, 7)),
-        "soft": (baseline.cross_entropy, "cross_entropy", z, softmax(rng.normal(size=z.shape))),
-        "unnormalised": (baseline.cross_entropy, "cross_entropy", z, rng.random(z.shape)),
-        "mse": (baseline.mse_loss, "mse_loss", z, rng.normal(size=z.shape)),
-        "bce": (
-            baseline.bce_with_logits,
-            "binary_cross_entropy_with_logits",
-            z,
-            rng.random(z.shape),
-        ),
-    }[case]
-
-
-loss_cases = pytest.mark.parametrize("case", ["labels", "soft", "unnormalised", "mse", "bce"])
 
 
 @pytest.fixture
@@ -170,39 +146,51 @@ def test_erf(dtype, atol):
     close(baseline.erf(x), expected, 0 if dtype == np.float32 else 1e-15, atol)
 
 
-@loss_cases
+def example(case, rng, scale=1):
+    """Predictions and targets for a loss."""
+    return case.predictions(scale * rng.normal(size=(7, 5))), case.targets(rng, 7, 5)
+
+
+@losses
 def test_loss_gradients(case, rng):
-    loss, _, z, target = loss_case(case, rng)
-    assert_is_gradient(loss(z, target)[1], lambda v: loss(v, target)[0], z)
+    z, y = example(case, rng)
+    for w in (None, rng.integers(0, 3, 7)):
+        gradient = case.oracle(z, y, w)[1]
+        assert_is_gradient(gradient, lambda v, w=w: case.oracle(v, y, w)[0], z)
 
 
-@loss_cases
+@losses
 @pytest.mark.parametrize("scale", [1, 30, 1e4])
+@pytest.mark.filterwarnings("ignore:reduction. 'mean' divides:UserWarning")
 def test_loss_is_that_of_torch(case, scale, rng):
-    torch = pytest.importorskip("torch")
-    loss, name, z, target = loss_case(case, rng)
-    z = z * scale
-    t = torch.tensor(z, requires_grad=True)
-    theirs = getattr(torch.nn.functional, name)(t, torch.tensor(target))
-    theirs.backward()
-    value, dz = loss(z, target)
-    assert type(value) is float
-    close(value, theirs)
-    close(dz, t.grad)
-    single = target.astype(np.float32) if target.dtype == np.float64 else target
-    value, dz = loss(z.astype(np.float32), single)
-    assert dz.dtype == np.float32
-    close([value, *dz.ravel()], [theirs.item(), *t.grad.numpy().ravel()], 1e-5, 1e-5)
+    z, y = example(case, rng, min(scale, 30) if case.name == "PoissonNLLLoss" else scale)
+    for w in (None, rng.integers(1, 4, 7) / 2):
+        theirs, gradient = case.in_torch(z, y, w)
+        value, dz = case.oracle(z, y, w)
+        assert type(value) is float
+        close(value, theirs)
+        close(dz, gradient)
+    params = case.params_for(5)
+    dz = case.baseline(z.astype(np.float32), y if y.ndim == 1 else y.astype(np.float32), **params)
+    assert dz[1].dtype == np.float32
+    theirs, gradient = case.in_torch(z, y)
+    close([dz[0], *dz[1].ravel()], [theirs, *gradient.ravel()], 1e-5, 1e-5)
 
 
 def test_losses_refuse_bad_targets():
     z = np.zeros((3, 2))
-    for labels in ([0, 1, -1], [0, 1], [[0], [1], [1]]):
-        with pytest.raises(ValueError, match="labels"):
-            baseline.cross_entropy(z, np.array(labels))
-    with pytest.raises(IndexError):
-        baseline.cross_entropy(z, np.array([0, 1, 2]))
-    for loss in (baseline.cross_entropy, baseline.mse_loss, baseline.bce_with_logits):
+    for loss in (baseline.cross_entropy, baseline.multi_margin):
+        for labels in ([0, 1, -1], [0, 1], [[0], [1], [1]]):
+            with pytest.raises(ValueError, match="labels"):
+                loss(z, np.array(labels))
+        with pytest.raises(IndexError):
+            loss(z, np.array([0, 1, 2]))
+    elementwise = (
+        baseline.mse_loss, baseline.bce_with_logits, baseline.l1_loss, baseline.huber_loss,
+        baseline.smooth_l1_loss, baseline.quantile_loss, baseline.poisson_nll_loss,
+        baseline.kl_div, baseline.hinge_loss,
+    )  # fmt: skip
+    for loss in (baseline.cross_entropy, *elementwise):
         with pytest.raises(ValueError, match="shapes differ"):
             loss(z, np.zeros((3, 1)))
 

@@ -3,10 +3,19 @@ from libc.stdint cimport int64_t
 from minidl.kernels.simd cimport vec
 
 cdef enum LossKind:
-    CROSS_ENTROPY = 0       # integer labels
-    CROSS_ENTROPY_SOFT      # class probabilities
+    # By rows.              # a                 b
+    CROSS_ENTROPY = 0       # smoothing                             integer labels
+    CROSS_ENTROPY_SOFT      # smoothing                             class probabilities
+    MULTI_MARGIN            # margin            power               integer labels
+    # By elements.
     MSE
-    BCE_WITH_LOGITS
+    BCE_WITH_LOGITS         # weight of t = 1
+    PINBALL                 # quantile          factor
+    HUBER                   # delta             factor
+    POISSON                 # Stirling's term                       z is the logarithm of the rate
+    POISSON_RATE            # Stirling's term   epsilon             z is the rate
+    KL_DIV                  # logarithmic t     sum over columns
+    HINGE                   # squared
 
 cdef enum:
     SUMS = 3        # numbers that a block of rows gives: loss, right rows, weight

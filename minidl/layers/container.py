@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minidl import checks
 from minidl.layers.base import Layer
 
 if TYPE_CHECKING:

@@ -93,7 +93,7 @@ def linear_forward(plan: Plan, node: Node) -> None:
 
 
 def linear_backward(plan: Plan, node: Node) -> None:
-    """dX = dY W, with the derivative of the activation before; dW = dY^T X, db = sum dY."""
+    """DX = dY W, with the derivative of the activation before; dW = dY^T X, db = sum dY."""
     layer = cast(Linear, node.layer)
     x = node.x
     dy = _before_activation(plan, node)
@@ -152,7 +152,7 @@ def _keep(
 
 
 def activation_forward(plan: Plan, node: Node) -> None:
-    """y = activation(x), of each element."""
+    """Y = activation(x), of each element."""
     x = plan.data[node.x]
     plan.data[node.y] = y = plan.matrix(node.y.columns)
     _keep(plan, node.y, node.layer, lambda: x)
@@ -160,7 +160,7 @@ def activation_forward(plan: Plan, node: Node) -> None:
 
 
 def activation_backward(plan: Plan, node: Node) -> None:
-    """dx = dy activation'."""
+    """Dx = dy activation'."""
     plan.give(node.x, _times_derivative(plan, node.y, node.layer))
 
 
@@ -265,7 +265,7 @@ def _dropout(plan: Plan, node: Node, y: Buffer, x: Buffer) -> None:
 
 
 def add_forward(plan: Plan, node: Node) -> None:
-    """y = a + b."""
+    """Y = a + b."""
     plan.data[node.y] = y = plan.matrix(node.y.columns)
     inputs = [plan.data[x] for x in node.inputs]
     plan.emit("ADD", [y, *inputs], [plan.ld(node.y.columns)])

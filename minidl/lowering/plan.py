@@ -354,25 +354,39 @@ class Plan:
         self.pack_depth = max(self.pack_depth, dz.pitch // self.dtype.itemsize)
         label, target = self.label, self.target
         if loss.kind >= 0:
-            self.emit(
-                "LOSS",
-                [dz if gradient else None, output, target, label, self.partial, self.weight, None],
-                sizes,
-            )
+            a, b, numbers = loss.numbers()
+            pointers = [dz if gradient else None, output, target, label, self.partial, self.weight]
+            self.emit("LOSS", [*pointers, self._loss_numbers(numbers)], sizes, a=a, b=b)
         else:
             self.call(lambda rows: self._call_loss(loss, output, dz, rows))
         return dz
+
+    def _loss_numbers(self, numbers: tuple[float, ...] | None) -> int | None:
+        """Address of a loss's numbers of the columns."""
+        if numbers is None:
+            return None
+        own = allocate(row_bytes(len(numbers), self.dtype.itemsize)).view(self.dtype)
+        own[: len(numbers)] = numbers
+        self.keep.append(own)
+        return address(own)
 
     def _call_loss(self, loss: Loss, output: Buffer, dz: Buffer, rows: int) -> None:
         if self.label is not None:
             y = self.label.view(self.workspace, np.dtype(np.int64))[:rows, 0]
         else:
             y = self.view(cast(Buffer, self.target), rows)
-        value, gradient = loss.call(self.view(output, rows), y)
-        self.view(dz, rows)[...] = gradient * np.asarray(self.built.part, self.dtype)
+        weight = None
+        if loss.weighted:
+            weight = cast(Buffer, self.weight).view(self.workspace, np.dtype(np.float64))[:rows, 0]
+        total = float(rows if weight is None else weight.sum())
+        value, gradient = 0.0, cast(Any, 0.0)
+        if total > 0:
+            value, gradient = loss.call(self.view(output, rows), y, weight)
+        part = self.built.part  # the gradient is that of the mean over all rows of the update
+        self.view(dz, rows)[...] = gradient if part == 1 else np.asarray(gradient) * part
         partial = self.partial.view(self.workspace, np.dtype(np.float64))
         partial[...] = 0
-        partial[0] = value * rows, 0, rows
+        partial[0] = value * total, 0, total
 
     def batch(self, loss: Loss | None) -> None:
         """Operations that fetch the rows of the batch."""

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from minidl import checks, parallel
 from minidl.layers.base import Layer
 from minidl.lowering.plan import Plan, Updates
