@@ -3,7 +3,7 @@
 The formulas, with their gradients, stand in `kernels/loss.pyx`.
 """
 
-from minidl.losses.base import Loss, feed
+from minidl.losses.base import Loss
 from minidl.losses.classification import (
     BCEWithLogitsLoss,
     CrossEntropyLoss,
@@ -24,5 +24,5 @@ from minidl.losses.regression import (
 __all__ = [
     "BCEWithLogitsLoss", "CrossEntropyLoss", "FunctionLoss", "HingeLoss", "HuberLoss", "KLDivLoss",
     "L1Loss", "Loss", "LossFunction", "MSELoss", "MultiMarginLoss", "PoissonNLLLoss",
-    "QuantileLoss", "SmoothL1Loss", "as_loss", "feed",
+    "QuantileLoss", "SmoothL1Loss", "as_loss",
 ]  # fmt: skip
