@@ -109,6 +109,7 @@ cdef struct State:
     Py_ssize_t segment_count
     # Where the run is, and until when it runs: a step is an update, a tick a batch.
     Py_ssize_t epoch, batch, step, tick, last_epoch
+    Py_ssize_t from_batch, from_step, from_tick     # the place at which the threads began
     Py_ssize_t begun        # the epoch at which the run began
     Py_ssize_t saved_epoch, saved_step, saved_tick     # when the copies were made
     double deadline

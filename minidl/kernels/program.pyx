@@ -153,11 +153,13 @@ cdef void train(void* context, Team* team) noexcept nogil:
 
     Outside the operations there is one barrier a batch, and three more an epoch. Thread 0 looks at
     the clock before the first, and names the batch after which all stop: a thread that has yet to
-    look at `last_tick` may find a later one there, which is as good.
+    look at `last_tick` may find a later one there, which is as good. Where to begin stands in
+    places that nobody writes: a thread may come to life when thread 0 has done its first share.
     """
     cdef State* s = <State*>context
     cdef Frame f
-    cdef Py_ssize_t batch = s.batch, step = s.step, tick = s.tick, batches = batch_count(s)
+    cdef Py_ssize_t batch = s.from_batch, step = s.from_step, tick = s.from_tick
+    cdef Py_ssize_t batches = batch_count(s)
     cdef Py_ssize_t interval = 1, until_look = 1
     cdef double look, looked = now()
     cdef int status
@@ -522,6 +524,9 @@ cdef class Program:
             size = self.pace.size(size)
             trial = self.pace.steps()
         s.last_tick = s.tick + trial if trial else PY_SSIZE_T_MAX
+        s.from_batch = s.batch
+        s.from_step = s.step
+        s.from_tick = s.tick
         with nogil:
             run(train, s, size)
         if self.pace is not None:
