@@ -1,0 +1,94 @@
+"""Running statistics of BatchNorm that are those of the data, as prediction sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from minidl.evaluation import blocks_of
+from minidl.layers.base import Layer
+from minidl.lowering import Plan, feed
+from minidl.memory import Array
+
+if TYPE_CHECKING:
+    from minidl.data.rows import Data
+
+
+def recalibrate(model: Layer, data: Data, batch_size: int) -> None:
+    """Set running mean and variance of each BatchNorm1d to those of what it reads.
+
+    One layer after the other, in the order of execution, each with those before it in evaluation
+    mode: so that at the end all statistics fit together. Sums are in float64; blocks are merged by
+    the formula of Chan, Golub and LeVeque (1979).
+    """
+    index = 0
+    while True:
+        statistics = _Statistics(model, index)
+        with blocks_of(data, batch_size) as blocks:
+            for block in blocks:
+                if not statistics.add(block.x, batch_size):
+                    return
+        statistics.write()
+        index += 1
+
+
+class _Statistics:
+    """Mean and variance of what one BatchNorm1d reads."""
+
+    def __init__(self, model: Layer, index: int) -> None:
+        self.model, self.index = model, index
+        self.layer: Any = None
+        self.rows = self.batches = 0
+        self.mean: Any = 0.0
+        self.m2: Any = 0.0
+        self.read: Callable[[list[Array]], Array] | None = None
+
+    def add(self, x: list[Array], batch_size: int) -> bool:
+        """Take in rows; False if there is no such layer."""
+        for start in range(0, len(x[0]), batch_size):
+            part = [array[start : start + batch_size] for array in x]
+            values = self._values(part, batch_size)
+            if values is None:
+                return False
+            wide = values.astype(np.float64)
+            rows, mean = len(wide), wide.mean(axis=0)
+            m2 = np.square(wide - mean).sum(axis=0)
+            total, difference = self.rows + rows, mean - self.mean
+            self.mean = self.mean + difference * (rows / total)
+            self.m2 = self.m2 + m2 + np.square(difference) * (self.rows * rows / total)
+            self.rows, self.batches = total, self.batches + 1
+        return True
+
+    def _values(self, x: list[Array], batch_size: int) -> Array | None:
+        """What the layer reads of these rows."""
+        if self.read is None:
+            columns = sum(part.shape[1] for part in x)
+            plan = Plan(
+                self.model, columns, batch_size, self.model.dtype, training=False, split_input=True
+            )
+            nodes = [node for node in plan.graph.nodes if node.kind == "batchnorm"]
+            if self.index >= len(nodes):
+                return None
+            node = nodes[self.index]
+            self.layer = node.layer
+            plan.batch(None)
+            plan.forward()
+            program = plan.build()
+
+            def read(part: list[Array]) -> Array:
+                feed(program, None, part, None, len(part[0]))
+                program.execute(0, len(plan.operations), len(part[0]))
+                return plan.view(plan.data[node.x], len(part[0]))
+
+            self.read = read
+        return self.read(x)
+
+    def write(self) -> None:
+        """Give the statistics to the layer: the variance unbiased, as the running one is."""
+        if self.rows < 2:
+            raise ValueError(f"X: expected at least 2 rows to take a variance of, got {self.rows}")
+        self.layer.running_mean = self.mean
+        self.layer.running_var = self.m2 / (self.rows - 1)
+        self.layer.num_batches_tracked[...] = self.batches
