@@ -1,5 +1,7 @@
 """minidl: train small multilayer perceptrons on a CPU, fast."""
 
+import typing
+
 from minidl import initializers, metrics
 from minidl.callbacks import (
     Callback,
@@ -57,6 +59,10 @@ from minidl.parallel import get_num_threads, set_num_threads
 from minidl.serialization import FormatError, load, save
 from minidl.trainer import Trainer
 
+if typing.TYPE_CHECKING:
+    from minidl.convert import from_torch, to_torch
+    from minidl.export import export_onnx
+
 __all__ = [
     "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "CSVLogger",
     "Callback", "Concat", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Flatten",
@@ -65,6 +71,21 @@ __all__ = [
     "Metric", "ModelCheckpoint", "MultiMarginLoss", "NonFiniteError", "Optimizer", "Parallel",
     "PoissonNLLLoss", "ProgressBar", "QuantileLoss", "ReLU", "Residual", "Sequential", "SiLU",
     "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "TensorBoard", "TerminateOnNaN", "TimeLimit",
-    "Trainer", "__version__", "get_config", "get_num_threads", "initializers", "load",
-    "metrics", "save", "set_num_threads", "show_config",
+    "Trainer", "__version__", "export_onnx", "from_torch", "get_config", "get_num_threads",
+    "initializers", "load", "metrics", "save", "set_num_threads", "show_config", "to_torch",
 ]  # fmt: skip
+
+# Imported when first asked for: most programs do without.
+_LATER = {"from_torch": "convert", "to_torch": "convert", "export_onnx": "export"}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -13,14 +13,14 @@ def need(module: str, extra: str, what: str) -> Any:
     module : str
         Full name, as ``"sklearn.metrics"``.
     extra : str
-        The extra of minidl that brings it.
+        The extra of minidl that brings it; "" if none does, and it is installed by its own name.
     what : str
         What needs it, for the message.
 
     Raises
     ------
     ImportError
-        It is not installed.
+        It is not installed; the message has the line that installs it.
 
     Examples
     --------
@@ -34,6 +34,9 @@ def need(module: str, extra: str, what: str) -> Any:
 
     try:
         return import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         name = module.partition(".")[0]
-        raise ImportError(f"{what} needs {name}: pip install 'minidl[{extra}]'") from error
+        if error.name != name:  # it is there, and lacks something itself
+            raise
+        line = f"'minidl[{extra}]'" if extra else name
+        raise ImportError(f"{what} needs {name}: pip install {line}") from None

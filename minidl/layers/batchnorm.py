@@ -31,8 +31,7 @@ class BatchNorm1d(Layer):
     eps : float, default 1e-5
         Added to the variance, inside the root: a constant feature is harmless.
     momentum : float or None, default 0.1
-        Weight of the new batch in the running averages; None: they are the plain averages over all
-        batches so far.
+        Weight of the new batch in the running averages; None: all batches so far weigh the same.
     dtype : {"float32", "float64"}
 
     Attributes

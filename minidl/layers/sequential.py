@@ -92,3 +92,30 @@ class Sequential(Container):
         for layer in self._layers:
             in_features = layer.output_features(in_features)
         return in_features
+
+    def fuse(self) -> Sequential:
+        """Make a model for prediction that has less to do.
+
+        BatchNorm1d directly behind a Linear is folded into its weight and bias, in float64;
+        Dropout and Identity are left out, nested Sequentials laid flat. All else is copied as it
+        is, BatchNorm1d elsewhere too. Predictions agree to rounding.
+
+        Returns
+        -------
+        model : Sequential
+            In evaluation mode, with the model's dtype. This one is unchanged.
+
+        Examples
+        --------
+        >>> import minidl
+        >>> minidl.Sequential(
+        ...     minidl.Linear(3, 2), minidl.BatchNorm1d(2), minidl.ReLU(), minidl.Dropout()
+        ... ).fuse()
+        Sequential(
+          (0): Linear(in_features=3, out_features=2, bias=True)
+          (1): ReLU()
+        )
+        """
+        from minidl.fuse import fuse
+
+        return fuse(self)
