@@ -60,6 +60,21 @@ class Progress:
         self.kind: tuple[Any, ...] | None = None
         self.plateau: Any = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """All this, as JSON can hold it."""
+        plateau = None if self.plateau is None else self.plateau.to_dict()
+        return {**self.__dict__, "plateau": plateau, "first_batch": 0}
+
+    def load(self, stored: dict[str, Any]) -> None:
+        """Go to where `to_dict` was called; the state of a schedule must have been begun."""
+        self.epoch, self.batch = int(stored["epoch"]), int(stored["batch"])
+        loss, right, weight, rows = map(float, stored["sums"])
+        self.sums = loss, right, weight, rows
+        self.key = None if stored["key"] is None else int(stored["key"])
+        self.kind = None if stored["kind"] is None else tuple(stored["kind"])
+        if self.plateau is not None and stored["plateau"] is not None:
+            self.plateau = type(self.plateau).from_dict(stored["plateau"])
+
 
 class Loop:
     """One call of `fit`."""
@@ -85,13 +100,9 @@ class Loop:
         batches = data.batches(batch_size, last_batch)
         self.updates = None if batches is None else -(-batches // trainer.accumulate)
         self.outputs: list[Outputs] = []
-        kind = (data.rows, batch_size, shuffle, last_batch, trainer.accumulate)
-        if self.progress.kind != kind:
-            self.progress.kind = kind
-            self.progress.batch = 0
         self.begun = False
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
-        self.resumes = self.progress.batch > 0
+        self.resumes = False
 
     def _leaves_one(self, rows: int) -> bool:
         """True if the last batch is a single row."""
@@ -102,6 +113,11 @@ class Loop:
     def run(self, epochs: int, bar: ProgressBar | None) -> None:
         """Make so many epochs; one that is under way is finished first, and counts."""
         trainer, progress = self.trainer, self.progress
+        kind = (self.data.rows, self.batch_size, self.shuffle, self.last_batch, trainer.accumulate)
+        if progress.kind != kind:
+            progress.kind = kind
+            progress.batch = 0
+        self.resumes = progress.batch > 0
         alone = not (self.callbacks or self.validation or trainer.metrics or self._plateau)
         made = 0
         while made < epochs and not trainer.stop_training:
@@ -298,8 +314,10 @@ class Loop:
         rows = len(out)
         if self.last_batch == "drop":
             rows -= rows % self.batch_size  # of a batch left out
-        if rows < len(out):
-            seen = np.arange(rows) if order is None else order[:rows]
+        epoch, batch, _ = self.entered
+        first = batch * self.batch_size if epoch == self.progress.epoch - 1 else 0
+        if first or rows < len(out):
+            seen = np.arange(first, rows) if order is None else order[first:rows]
             y, out, weight = y[seen], out[seen], None if weight is None else weight[seen]
         self.outputs = [Outputs(y, out, weight)]
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minidl import checks
 from minidl.callbacks import Callback, ProgressBar
+from minidl.checkpoint import restore_state, resume, save_checkpoint, state_tensors
 from minidl.evaluation import evaluate
 from minidl.history import History
 from minidl.inputs import open_inputs
@@ -21,6 +23,7 @@ from minidl.lowering import BatchProgram, Updates, check_rows, feed, mode, signa
 from minidl.memory import Array
 from minidl.metrics import Metric, as_metrics
 from minidl.optimizers import Adam, Optimizer, OptimizerState
+from minidl.recalibration import recalibrate
 from minidl.schedulers import ReduceLROnPlateau, Scheduler, as_scheduler
 
 if TYPE_CHECKING:
@@ -125,6 +128,10 @@ class Trainer:
         self.stop_training = False
         self.history = History()
         self.progress = Progress()
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.progress.plateau = self.scheduler.start()
+        self.callbacks: Sequence[Callback] = ()
+        self.resumed_callbacks: list[tuple[str, dict[str, Any]]] = []
         self._programs: dict[str, tuple[Any, BatchProgram]] = {}
         self._busy = False
 
@@ -333,11 +340,12 @@ class Trainer:
             callbacks=callbacks,
         )
         self._check_schedule(loop, epochs, total_epochs)
+        self._take_callbacks(callbacks)
         if seed is not None or self.progress.key is None:
             self.progress.key = int(np.random.default_rng(seed).integers(2**63))
         with self._training():
             self.stop_training = False
-            shown = verbose == 1 or (verbose == "auto" and sys.stderr.isatty())
+            shown = verbose == 1 or (verbose == "auto" and ProgressBar.suits())
             bar = ProgressBar(epochs) if shown else None
             try:
                 for callback in callbacks:
@@ -345,11 +353,38 @@ class Trainer:
                     callback.on_train_begin()
                 loop.run(epochs, bar)
             finally:
+                self._record(batch_size)
                 for callback in callbacks:
                     callback.on_train_end()
                 if bar is not None:
                     bar.close()
         return loop.history
+
+    def _take_callbacks(self, callbacks: Sequence[Callback]) -> None:
+        """Note the callbacks; those of a training that is resumed get back what they had kept."""
+        for callback in callbacks:
+            if callback.every is not None:
+                checks.positive_int(callback.every, f"{type(callback).__name__}.every")
+        self.callbacks = callbacks
+        for callback in callbacks:
+            for i, (name, kept) in enumerate(self.resumed_callbacks):
+                if name == type(callback).__name__:
+                    callback.load_state(kept)
+                    del self.resumed_callbacks[i]
+                    break
+
+    def _record(self, batch_size: int) -> None:
+        """Note with the model how it was trained: `save` writes it, ``print(model)`` shows it."""
+        scheduler = {} if self.scheduler is None else {"scheduler": repr(self.scheduler)}
+        self.model.__dict__["training_record"] = {
+            "loss": repr(self.loss),
+            "optimizer": repr(self.optimizer),
+            **scheduler,
+            "epochs": self.epoch,
+            "steps": self.step,
+            "batch_size": batch_size,
+            "results": {k: v[-1] for k, v in self.history.history.items() if v},
+        }
 
     def _check_schedule(self, loop: Loop, epochs: int, total_epochs: int | None) -> None:
         """Raise if the schedule is longer than the training."""
@@ -384,6 +419,123 @@ class Trainer:
         if status != "done":
             raise not_finite(batch, status, state)
         return batch.program.last_loss
+
+    def recalibrate_batchnorm(self, X: Any, *, batch_size: int = 1024) -> None:
+        """Set the running statistics of all BatchNorm1d layers to those of the data.
+
+        The running averages of training lag behind parameters that still move, and weigh the last
+        batches most. This replaces them by mean and unbiased variance of what each layer reads in
+        evaluation mode, over all rows: one pass over X for each BatchNorm1d, in order of execution,
+        so that all fit together.
+
+        Parameters
+        ----------
+        X
+            As for `fit`; at least two rows.
+        batch_size : int, default 1024
+            Rows at a time.
+        """
+        batch_size = checks.positive_int(batch_size, "batch_size")
+        data = open_inputs(self.model, X, targets=False)
+        with mode(self.model, False):
+            recalibrate(self.model, data, batch_size)
+
+    def ema_model(self) -> Layer:
+        """A copy of the model with the moving average of the parameters, in evaluation mode.
+
+        Running averages are the model's own, as in `torch.optim.swa_utils.AveragedModel`.
+
+        Raises
+        ------
+        RuntimeError
+            The trainer was made without `ema_decay`, or has made no update.
+        """
+        average = self._state().average
+        if average is None:
+            raise RuntimeError("ema_model: expected a trainer with ema_decay that has been trained")
+        model = deepcopy(self.model)
+        for (_, own), (_, copy) in zip(
+            self.model.named_parameters(), model.named_parameters(), strict=True
+        ):
+            if own.trainable:
+                copy.array[...] = own.view(average)
+        return model.eval()
+
+    # Keeping.
+
+    def save_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Write all that the training needs to go on to one safetensors file; see `resume`.
+
+        Parameters, optimizer state, schedule, moving average, seeds, the place inside the epoch,
+        history, and what callbacks keep. May be called between calls of `fit` or by a callback, at
+        the end of an epoch or within it. The file is written beside `path`, synced and renamed:
+        whatever happens, `path` is the old file or the new one.
+        """
+        save_checkpoint(self, path)
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        model: Layer | None = None,
+        loss: Loss | LossFunction | None = None,
+        optimizer: Optimizer | None = None,
+        scheduler: Scheduler | Any = None,
+        metrics: Sequence[str | Metric | Any] | None = None,
+    ) -> Trainer:
+        """The trainer of a checkpoint; ``fit`` then goes on as if it had never stopped, to the bit.
+
+        Pass the same data, batch size and seed (or none); ``epochs`` counts those that are still to
+        be made, the one that was under way among them.
+
+        Parameters
+        ----------
+        path : str or path-like
+        model, loss, optimizer, scheduler, metrics : optional
+            Needed where they are code of yours, which is not in the file: layers, losses or
+            schedules in Python. Others are made as they were.
+
+        Raises
+        ------
+        FormatError
+            The file is no checkpoint, is damaged, does not fit the model, or needs one of the
+            arguments above.
+        OSError
+            It cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import minidl
+        >>> X = np.random.default_rng(0).normal(size=(100, 3)); y = (X[:, 0] > 0).astype(int)
+        >>> trainer = minidl.Trainer(minidl.Sequential(minidl.Linear(3, 2), seed=0))
+        >>> _ = trainer.fit(X, y, epochs=2, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     trainer.save_checkpoint(f"{folder}/training.ckpt")
+        ...     other = minidl.Trainer.resume(f"{folder}/training.ckpt")
+        >>> a, b = trainer.fit(X, y, epochs=3), other.fit(X, y, epochs=3)
+        >>> a.history == b.history, other.epoch
+        (True, 5)
+        """
+        return resume(cls, path, model, loss, optimizer, scheduler, metrics)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without programs, with the optimizer's state."""
+        state = self._state()
+        kept = {name: getattr(state, name) for name in ("step", "tick", "average_from")}
+        tensors = state_tensors(self.model, state)
+        own = {"_programs": {}, "_busy": False, "callbacks": (), "_kept": (kept, tensors)}
+        return {**self.__dict__, **own}
+
+    def __setstate__(self, stored: dict[str, Any]) -> None:
+        """Put the optimizer's state back."""
+        kept, tensors = stored.pop("_kept")
+        self.__dict__.update(stored)
+        state = self._state()
+        restore_state(self.model, state, tensors)
+        state.__dict__.update(kept)
 
     # Measuring.
 

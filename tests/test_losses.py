@@ -25,7 +25,7 @@ from helpers import (
 import minidl
 from minidl import checks
 from minidl import numpy_baseline as baseline
-from minidl.losses import feed
+from minidl.lowering import feed
 from minidl.lowering import BatchProgram
 
 COLUMNS = [1, 2, 3, 10, 16, 17, 33, 100]

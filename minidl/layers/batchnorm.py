@@ -82,6 +82,13 @@ class BatchNorm1d(Layer):
     def _own_state(self) -> dict[str, Array]:
         return {**super()._own_state(), "num_batches_tracked": self.num_batches_tracked}
 
+    @classmethod
+    def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the state."""
+        shape = (checks.positive_int(arguments["num_features"], "num_features"),)
+        names = ("weight", "bias", "running_mean", "running_var")
+        return {**dict.fromkeys(names, shape), "num_batches_tracked": ()}
+
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operations."""
         return graph.add("batchnorm", self, x, self.num_features)

@@ -76,6 +76,14 @@ class Linear(Layer):
             bound = 1 / np.sqrt(max(self.in_features, 1))
             self.bias = rng.uniform(-bound, bound, self.out_features)
 
+    @classmethod
+    def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the state."""
+        inputs = checks.positive_int(arguments["in_features"], "in_features", 0)
+        outputs = checks.positive_int(arguments["out_features"], "out_features")
+        shapes: dict[str, tuple[int, ...]] = {"weight": (outputs, inputs)}
+        return {**shapes, "bias": (outputs,)} if arguments.get("bias", True) else shapes
+
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operations."""
         return graph.add("linear", self, x, self.out_features)

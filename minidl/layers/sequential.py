@@ -93,6 +93,16 @@ class Sequential(Container):
             in_features = layer.output_features(in_features)
         return in_features
 
+    def __str__(self) -> str:
+        """The layers, and how they were trained if that is known."""
+        record = self.__dict__.get("training_record")
+        if not record:
+            return repr(self)
+        results = ", ".join(f"{name}={value:.4g}" for name, value in record["results"].items())
+        lines = [f"{name}: {value}" for name, value in record.items() if name != "results"]
+        return "\n".join([repr(self), "trained with", *(f"  {line}" for line in lines),
+                          f"  last results: {results}"])  # fmt: skip
+
     def fuse(self) -> Sequential:
         """Make a model for prediction that has less to do.
 
