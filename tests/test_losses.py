@@ -158,6 +158,9 @@ def test_a_rate_below_0_is_none(dtype):
     assert np.isnan(loss(np.array([[-1.0]], dtype), [2.0]))
     assert loss(np.zeros((1, 1), dtype), [0.0]) == 0
     assert_close(loss(np.zeros((1, 1), dtype), [2.0]), -2 * np.log(1e-8), RTOL[dtype])
+    loss = minidl.PoissonNLLLoss(log_input=False, eps=1e-300)  # 0 in float32
+    assert loss(np.zeros((1, 1), dtype), [0.0]) == 0
+    assert loss.backward() == 1
 
 
 INF = np.inf
