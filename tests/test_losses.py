@@ -1,4 +1,4 @@
-"""Losses against the NumPy baseline in float64, against PyTorch and against differences."""
+"""Losses against the NumPy baseline in float64 and against PyTorch."""
 
 import copy
 import json
@@ -7,13 +7,10 @@ import pickle
 import numpy as np
 import pytest
 from helpers import (
-    ATOL_DIFFERENCES,
     LAYOUTS,
     LOSSES,
     RTOL,
-    RTOL_DIFFERENCES,
     RTOL_TORCH,
-    STEP,
     assert_close,
     dtypes,
     for_all_threads,
@@ -99,22 +96,6 @@ def test_as_torch(case, rows, columns, dtype):
     for w in (None, row_weights(rows)):
         expected = case.in_torch(prediction, y, w)
         assert_is(run(case, prediction, y, w), expected, rows, RTOL_TORCH[dtype])
-
-
-@losses_of(1, 3)
-def test_differences(case, columns):
-    prediction, y = example(case, 5, columns, "float64")
-    w = row_weights(5)
-    loss = case.make(columns)
-    loss(prediction, y, w)
-    gradient = loss.backward()
-    for place in np.ndindex(prediction.shape):
-        step = np.zeros_like(prediction)
-        step[place] = STEP
-        difference = (loss(prediction + step, y, w) - loss(prediction - step, y, w)) / (2 * STEP)
-        assert abs(difference - gradient[place]) <= (
-            RTOL_DIFFERENCES * abs(difference) + ATOL_DIFFERENCES
-        )
 
 
 @losses_of(1, 3, 17)
