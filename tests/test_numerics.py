@@ -15,6 +15,7 @@ from helpers import (
     layers,
     losses,
     networks,
+    positive,
     same_bits,
 )
 
@@ -88,15 +89,16 @@ def test_network_gradients(network, activation, training):
 
 
 @losses
-@pytest.mark.parametrize(("rows", "columns"), [(1, 3), (5, 2), (3, 9)])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 4), (5, 2), (3, 9)])
 def test_loss_gradients(case, rows, columns):
     rng = np.random.default_rng(0)
-    p, y = 2 * rng.normal(size=(rows, columns)), case.targets(rng, rows, columns)
-    loss = case.make()
-    loss.forward(p, y)
-    gradient = loss.backward()
-    assert gradient.any()
-    check_gradient(gradient, lambda: loss.forward(p, y), p)
+    p = case.predictions(2 * rng.normal(size=(rows, columns)))
+    y, loss = case.targets(rng, rows, columns), case.make(columns)
+    for w in (None, rng.integers(1, 4, rows)):
+        loss.forward(p, y, w)
+        gradient = loss.backward()
+        assert gradient.any()
+        check_gradient(gradient, lambda w=w: loss.forward(p, y, w), p)
 
 
 @losses
@@ -106,11 +108,12 @@ def test_gradients_from_loss_to_first_layer(case):
     model = in_dtype(
         minidl.Sequential(
             minidl.Linear(FEATURES, 6, bias=False), minidl.BatchNorm1d(6), minidl.SiLU(),
-            minidl.Dropout(0.3), minidl.Linear(6, 3), seed=1,
+            minidl.Dropout(0.3), minidl.Linear(6, 3),
+            minidl.Softplus() if case.predictions is positive else minidl.Identity(), seed=1,
         ),
         "float64",
     )  # fmt: skip
-    x, y, loss = rng.normal(size=(7, FEATURES)), case.targets(rng, 7, 3), case.make()
+    x, y, loss = rng.normal(size=(7, FEATURES)), case.targets(rng, 7, 3), case.make(3)
 
     def function():
         return loss(again(model, x), y)
