@@ -70,6 +70,10 @@ class Optimizer:
         """Arguments of `Program.set_optimizer`."""
         raise NotImplementedError
 
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+
     def rates(self) -> list[tuple[float, float]]:
         """Factor of lr and weight_decay of each group."""
         return [(1.0, self.weight_decay)]

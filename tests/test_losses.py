@@ -291,9 +291,8 @@ def test_weighted_batches_make_the_weighted_mean(case, batch_size, dtype):
     target = loss.check(y, 33, 5, np.dtype(dtype))
     batch = BatchProgram(model, 5, batch_size, loss=loss)
     for wanted, order in ((w, None), (None, None), (w, np.empty(33, np.intp))):
-        address = 0 if order is None else order.ctypes.data
-        feed(batch.program, loss, prediction, target, batch_size, weight=wanted, order=address)
-        batch.program.seek(0, 0, 0)
+        feed(batch.program, loss, [prediction], target, batch_size, weight=wanted, order=order)
+        batch.program.seek(0, 0, 0, 0)
         status, means, _ = batch.program.run(1, 60.0)
         assert status == "done"
         expected, _ = run(case, prediction, y, wanted)
