@@ -233,6 +233,31 @@ def test_a_quota_is_rounded_down_to_at_least_one_thread(cpus, quota, wanted, mon
     assert ("quota" in why) == (wanted < cpus)
 
 
+# A prediction begins anew in the middle of the rows while the pace is being tried; the other thread
+# has fallen asleep by then, and wakes when the first has done its share of a step.
+WOKEN = """
+import time, numpy as np, minidl
+minidl.set_num_threads(2)
+X = np.random.default_rng(0).normal(size=(10000, 20)).astype("float32")
+model = minidl.Sequential(
+    minidl.Linear(20, 32), minidl.ReLU(), minidl.Linear(32, 16), minidl.ReLU(),
+    minidl.Linear(16, 2), seed=0)
+with minidl.set_num_threads(1):
+    wanted = model.predict(X)
+found = []  # all are kept, so that none finds the numbers of another in its memory
+for _ in range(40):
+    time.sleep(0.02)
+    model.__dict__.pop("_predictor", None)  # a new program, which tries its pace
+    found.append(model.predict(X))
+print(sum(y.tobytes() != wanted.tobytes() for y in found))
+"""
+
+
+@needs_openmp
+def test_a_thread_that_wakes_late_does_its_own_share():
+    assert run(WOKEN) == "0"
+
+
 # Forks.
 
 FORK = """

@@ -452,9 +452,11 @@ cdef void set_frame(const State* s, Frame* f, Py_ssize_t batch, Py_ssize_t step,
 cdef void train(void* context, Team* team) noexcept nogil:
     """Steps, until something ends the run. Every thread counts along; thread 0 keeps the books.
 
-    Outside the operations there is one barrier a step, and three more an epoch. Thread 0 looks at
-    the clock before the first, and names the step after which all stop: a thread that has yet to
-    look at `last_step` may find a later one there, which is as good.
+    Outside the operations there is one barrier a step, three more an epoch, and one at the start: a
+    thread may come to life when thread 0 has done its share of a step, and must not find the place
+    of the next one here. Thread 0 looks at the clock before the barrier of a step, and names the
+    step after which all stop: a thread that has yet to look at `last_step` may find a later one
+    there, which is as good.
     """
     cdef State* s = <State*>context
     cdef Frame f
@@ -462,6 +464,7 @@ cdef void train(void* context, Team* team) noexcept nogil:
     cdef Py_ssize_t interval = 1, until_look = 1
     cdef double look, looked = now()
     cdef int status
+    wait(team)
     while True:
         if batch == 0:
             begin_epoch(s, team)
