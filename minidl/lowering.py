@@ -318,7 +318,7 @@ class Plan:
                 [replica, mean, var, partial, gamma, beta, address(layer.num_batches_tracked)],
                 sizes,
                 a=layer.eps,
-                b=layer.momentum,
+                b=-1.0 if layer.momentum is None else layer.momentum,
             )
         else:
             self.emit("BN_RUNNING", [replica, mean, var, gamma, beta], sizes, a=layer.eps)

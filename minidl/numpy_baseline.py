@@ -592,17 +592,25 @@ class Linear(Layer):
 
 
 class BatchNorm1d(Layer):
-    """Batch statistics in training, running ones otherwise; gamma, beta (D,) as given."""
+    """Batch statistics in training, running ones otherwise; gamma, beta (D,) as given.
 
-    def __init__(self, gamma: Array, beta: Array, eps: float = 1e-5, momentum: float = 0.1) -> None:
+    Without a momentum the running statistics are the plain means of those of all batches.
+    """
+
+    def __init__(
+        self, gamma: Array, beta: Array, eps: float = 1e-5, momentum: float | None = 0.1
+    ) -> None:
         self.gamma, self.beta, self.eps, self.momentum = gamma, beta, eps, momentum
         self.running_mean, self.running_var = np.zeros_like(gamma), np.ones_like(gamma)
+        self.batches = 0
 
     def forward(self, x: Array, training: bool = False) -> Array:
         state = (self.gamma, self.beta, self.running_mean, self.running_var, self.eps)
         if not training:
             return batchnorm_predict(x, *state)
-        y, mean, inv_std = batchnorm_forward(x, *state, self.momentum)
+        self.batches += 1
+        momentum = 1 / self.batches if self.momentum is None else self.momentum
+        y, mean, inv_std = batchnorm_forward(x, *state, momentum)
         self.saved = (x, mean, inv_std)
         return y
 

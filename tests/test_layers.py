@@ -320,11 +320,12 @@ def test_batchnorm_of_one_row(dtype):
 
 @dtypes
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_batchnorm_as_torch(training, dtype):
+@pytest.mark.parametrize("momentum", [0.2, None])
+def test_batchnorm_as_torch(momentum, training, dtype):
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)
-    layer = batchnorm(6, dtype, eps=1e-3, momentum=0.2)
-    other = torch.nn.BatchNorm1d(6, eps=1e-3, momentum=0.2, dtype=getattr(torch, dtype))
+    layer = batchnorm(6, dtype, eps=1e-3, momentum=momentum)
+    other = torch.nn.BatchNorm1d(6, eps=1e-3, momentum=momentum, dtype=getattr(torch, dtype))
     other.load_state_dict({name: torch.as_tensor(v) for name, v in layer.state_dict().items()})
     layer.train(training)
     other.train(training)

@@ -224,6 +224,15 @@ def test_batchnorm_is_that_of_torch(rng):
     close(baseline.batchnorm_predict(x, gamma, beta, mean, var), theirs)
 
 
+def test_batchnorm_without_a_momentum_keeps_plain_means(rng):
+    x = rng.normal(2, 3, (4, 9, 5))
+    layer = baseline.BatchNorm1d(np.ones(5), np.zeros(5), momentum=None)
+    for batch in x:
+        layer.forward(batch, training=True)
+    close(layer.running_mean, x.mean(axis=(0, 1)))
+    close(layer.running_var, x.var(axis=1, ddof=1).mean(axis=0))
+
+
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=[f"{n}-{o}" for n, o in OPTIMIZERS])
 def test_fifty_optimizer_steps_are_those_of_torch(name, options, rng):
     torch = pytest.importorskip("torch")

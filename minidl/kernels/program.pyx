@@ -50,6 +50,7 @@ cdef enum Kind:
     LINEAR_DX       # dx dy w kept                                 D K ldx ldy transposed
     # (LINEAR_DW: and update accumulate)
     LINEAR_DW       # dw w m v x dy db bias mb vb  D K ldx ldy transposed in_place by_columns
+    # of BN_MERGE: a momentum below 0 stands for 1 / count, the plain mean of all batches so far
     BN_BLOCKS       # partial x                                    width ld
     BN_MERGE        # replica mean var partial gamma beta count    width ld     a eps, b momentum
     BN_RUNNING      # replica mean var gamma beta                  width ld     a eps
@@ -220,7 +221,7 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
     cdef Py_ssize_t item = VECTOR_BYTES // lanes(like)
     cdef vec* pack = <vec*>(<char*>s.pack + team.rank * s.pack_size)
     cdef vec* replica
-    cdef double total
+    cdef double total, momentum
     cdef const char* x
     cdef Py_ssize_t x_row
     require(0 <= team.rank and team.rank < team.size)
@@ -282,12 +283,15 @@ cdef int execute(vec like, State* s, const Op* o, const Frame* f, Team* team) no
                            <vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
                            <const int64_t*>o.p[3], low, high, f.rows, o.n[0], o.n[1], pack)
     elif o.kind == BN_MERGE:
+        momentum = o.b
+        if team.rank == 0:  # it alone moves the running averages
+            (<int64_t*>o.p[6])[0] += 1
+            if momentum < 0:
+                momentum = 1.0 / <double>(<int64_t*>o.p[6])[0]
         merge_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[1],
                          <vec*>o.p[1] if team.rank == 0 else <vec*>NULL, <vec*>o.p[2],
                          <const vec*>o.p[3], <const vec*>o.p[4], <const vec*>o.p[5], f.rows,
-                         o.n[0], o.n[1], o.a, o.b)
-        if team.rank == 0:
-            (<int64_t*>o.p[6])[0] += 1
+                         o.n[0], o.n[1], o.a, momentum)
     elif o.kind == BN_RUNNING:
         running_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[1], <const vec*>o.p[1],
                            <const vec*>o.p[2], <const vec*>o.p[3], <const vec*>o.p[4], o.n[0],

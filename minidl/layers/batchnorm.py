@@ -30,8 +30,8 @@ class BatchNorm1d(Layer):
     num_features : int
     eps : float, default 1e-5
         Added to the variance, inside the root: a constant feature is harmless.
-    momentum : float, default 0.1
-        Weight of the new batch in the running averages.
+    momentum : float or None, default 0.1
+        Weight of the new batch in the running averages; None: all batches so far weigh the same.
     dtype : {"float32", "float64"}
 
     Attributes
@@ -58,14 +58,14 @@ class BatchNorm1d(Layer):
         self,
         num_features: int,
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         *,
         dtype: npt.DTypeLike = "float32",
     ) -> None:
         super().__init__(dtype)
         self.num_features = checks.positive_int(num_features, "num_features")
         self.eps = checks.number(eps, "eps", 0, open_low=True)
-        self.momentum = checks.number(momentum, "momentum", 0, 1)
+        self.momentum = None if momentum is None else checks.number(momentum, "momentum", 0, 1)
         self.add_parameter("weight", np.ones(num_features))
         self.add_parameter("bias", np.zeros(num_features))
         self.add_parameter("running_mean", np.zeros(num_features), trainable=False)
