@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from typing import Any
 
 import numpy as np
 
 from minidl import layers
+from minidl.files import write_atomically
 from minidl.layers import Layer, Sequential
 
-# json, tempfile and safetensors are imported where they are used: `import minidl` stays cheap.
+# json and safetensors are imported where they are used: `import minidl` stays cheap.
 
 FORMAT = "minidl-1"
 
@@ -37,7 +37,6 @@ def save(
         Anything JSON can hold; `load` gives it back as ``model.metadata``.
     """
     import json
-    import tempfile
 
     from safetensors.numpy import save as to_bytes
 
@@ -54,29 +53,7 @@ def save(
         "architecture": json.dumps({"dtype": str(model.dtype), **model.config()}),
         "metadata": json.dumps(metadata or {}),
     }
-    data = to_bytes(model.state_dict(), header)
-    path = os.fspath(path)
-    folder = os.path.dirname(path) or "."
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    with contextlib.suppress(OSError):  # some file systems cannot sync a folder
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    write_atomically(path, to_bytes(model.state_dict(), header))
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
