@@ -62,9 +62,18 @@ def same_shape(value: npt.ArrayLike, shape: Sequence[int], name: str) -> None:
         raise ValueError(f"{name}: expected shape {tuple(shape)}, got {np.shape(value)}")
 
 
+def _readable(value: Any) -> Any:
+    """A tensor of PyTorch's as numpy reads it: off its graph and device, at least float32."""
+    if not hasattr(value, "detach"):
+        return value
+    value = value.detach().cpu()
+    small = value.is_floating_point() and value.element_size() < 4  # bfloat16 is none of numpy's
+    return value.float() if small else value
+
+
 def state_value(value: Any, own: Array, name: str) -> Array:
-    """A value of a state dict: finite, of the right shape."""
-    array = np.asarray(value)
+    """A value of a state dict, an array or a tensor of PyTorch's: finite, of the right shape."""
+    array = np.asarray(_readable(value))
     if array.dtype.kind not in "fiu":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if own.dtype.kind == "i" and array.dtype.kind == "f":

@@ -16,6 +16,7 @@ LAYERS = {
     "Linear": lambda: minidl.Linear(4, 4),
     "Linear without bias": lambda: minidl.Linear(4, 4, bias=False),
     "BatchNorm1d": lambda: minidl.BatchNorm1d(4, eps=1e-3, momentum=0.25),
+    "BatchNorm1d without momentum": lambda: minidl.BatchNorm1d(4, momentum=None),
     "Dropout": lambda: minidl.Dropout(0.25),
     "Identity": minidl.Identity,
     "ReLU": minidl.ReLU,
@@ -185,6 +186,63 @@ def test_a_state_of_pytorchs_is_loaded():
     with torch.no_grad():
         found = twin.eval()(torch.tensor(X, dtype=torch.float32)).numpy()
     np.testing.assert_allclose(model.predict(X), found, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reader", ["numpy", "torch"])
+def test_a_file_of_pytorchs_is_loaded(reader, dtype, tmp_path):
+    torch = pytest.importorskip("torch")
+    import safetensors.torch
+
+    twin = torch_model(torch, make()).to(getattr(torch, dtype))
+    twin(3 + torch.randn(20, 6, dtype=getattr(torch, dtype)))
+    safetensors.torch.save_file(twin.state_dict(), tmp_path / "m")
+    load_there = {"numpy": load_file, "torch": safetensors.torch.load_file}[reader]
+    model = make(dtype=dtype)
+    model.load_state_dict(load_there(tmp_path / "m"))
+    with torch.no_grad():
+        found = twin.eval()(torch.tensor(X, dtype=getattr(torch, dtype))).numpy()
+    np.testing.assert_allclose(model.predict(X), found, rtol=1e-5, atol=1e-5)
+    assert bits(model) == {
+        n: (np.dtype(t.numpy().dtype), tuple(t.shape), t.numpy().tobytes())
+        for n, t in twin.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("there", ["float16", "bfloat16", "float32", "float64"])
+def test_tensors_are_loaded(there, dtype):
+    """Those on a graph too; smaller types gain and lose nothing."""
+    torch = pytest.importorskip("torch")
+    twin = torch_model(torch, make()).to(getattr(torch, there))
+    state = twin.state_dict(keep_vars=True)
+    assert state["0.weight"].requires_grad
+    model = make(dtype=dtype)
+    model.load_state_dict(state)
+    for name, tensor in state.items():
+        wanted = torch.int64 if "batches" in name else getattr(torch, dtype)
+        assert torch.equal(torch.from_numpy(model.state_dict()[name]), tensor.detach().to(wanted))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda t: t[:2], ValueError, r"^0.weight: expected shape \(4, 6\), got \(2, 6\)"),
+        (lambda t: t * np.nan, ValueError, "^0.weight: expected finite numbers, got nan"),
+        (lambda t: (t * np.inf).bfloat16(), ValueError, "^0.weight: expected finite numbers"),
+        (lambda t: t.double() + 1e300, ValueError, "^0.weight as float32: expected finite"),
+        (lambda t: t + 1j, TypeError, "^0.weight: expected real numbers, got dtype complex64"),
+    ],
+)
+def test_wrong_tensors_change_nothing(change, error, message):
+    torch = pytest.importorskip("torch")
+    model = make()
+    state = torch_model(torch, model).state_dict()
+    state["0.weight"] = change(state["0.weight"])
+    before = bits(model)
+    with pytest.raises(error, match=message):
+        model.load_state_dict(state)
+    assert bits(model) == before
 
 
 # Bad files.

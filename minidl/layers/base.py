@@ -151,6 +151,10 @@ class Layer:
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
         """Copy values in; nothing is changed if a name is missing or unknown or a shape is wrong.
 
+        Values are arrays, or tensors of PyTorch's, from any device. Those of another dtype are
+        converted to the model's: half precision and bfloat16 gain nothing and lose nothing,
+        float64 is rounded in a model of float32.
+
         Raises
         ------
         KeyError
