@@ -129,6 +129,33 @@ class Sequential(Layer):
             in_features = layer.output_features(in_features)
         return in_features
 
+    def fuse(self) -> Sequential:
+        """Make a model for prediction that has less to do.
+
+        BatchNorm1d directly behind a Linear is folded into its weight and bias, in float64;
+        Dropout and Identity are left out, nested Sequentials laid flat. All else is copied as it
+        is, BatchNorm1d elsewhere too. Predictions agree to rounding.
+
+        Returns
+        -------
+        model : Sequential
+            In evaluation mode, with the model's dtype. This one is unchanged.
+
+        Examples
+        --------
+        >>> import minidl
+        >>> minidl.Sequential(
+        ...     minidl.Linear(3, 2), minidl.BatchNorm1d(2), minidl.ReLU(), minidl.Dropout()
+        ... ).fuse()
+        Sequential(
+          (0): Linear(in_features=3, out_features=2, bias=True)
+          (1): ReLU()
+        )
+        """
+        from minidl.fuse import fuse
+
+        return fuse(self)
+
     def summary(self, in_features: int | None = None) -> str:
         """A table of layers with output shapes and parameter counts, as a string.
 
