@@ -17,14 +17,14 @@ SOURCE = Path(__file__).parents[1] / "minidl"
 # is left out imports nothing of minidl but kernels, or is not imported by minidl itself (cli).
 ORDER = [
     {"kernels"},
-    {"memory", "errors", "history", "parallel"},
+    {"memory", "errors", "history", "parallel", "files", "extras"},
     {"checks", "parameters", "initializers"},
     {"layers.base"},
     {"layers.activations", "layers.batchnorm", "layers.dropout", "layers.linear",
      "layers.sequential"},
     {"layers"},
     {"lowering"},
-    {"losses", "optimizers", "serialization", "callbacks", "config"},
+    {"losses", "optimizers", "serialization", "callbacks", "config", "convert", "export", "fuse"},
     {"trainer"},
     {"__init__"},
 ]  # fmt: skip
@@ -84,6 +84,7 @@ def test_layers_know_nothing_of_training(name):
         "parameters",
         "initializers",
         "lowering",
+        "fuse",
     }
 
 
@@ -139,7 +140,8 @@ def test_only_threads_speaks_to_openmp():
 
 
 LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pandas", "matplotlib",
-        "scipy", "minidl.cli", "minidl.numpy_baseline"]  # fmt: skip
+        "scipy", "onnx", "onnxruntime", "minidl.cli", "minidl.numpy_baseline",
+        "minidl.convert", "minidl.export", "minidl.fuse"]  # fmt: skip
 
 
 def test_import_brings_in_little():
