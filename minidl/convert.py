@@ -64,7 +64,9 @@ PAIRS = {
     "SiLU": Pair(same()),
     "GELU": Pair(same("approximate")),
     "Softplus": Pair(same("beta", "threshold")),
-    "Softmax": Pair(lambda module: {"dim": 1 if module.dim == -1 else module.dim}),
+    "Softmax": Pair(
+        lambda module: {"dim": 1 if module.dim == -1 else module.dim}, lambda layer: {"dim": 1}
+    ),
 }
 
 
