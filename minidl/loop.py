@@ -184,9 +184,9 @@ class Loop:
         rows = max(block.last_rows, min(block.batch_size, block.rows))
         loss, y = trainer._targets(self.data, self.loss, block)
         batch = trainer._train_program(trainer._columns(block), loss, rows, block.last_rows)
-        out = self._room(block.rows) if trainer.metrics else None
         before = self.program if self.begun else None
         self.program, self.begun = batch, True
+        out = self._room(block.rows) if trainer.metrics else None
         opens = progress.batch == 0
         policy = "merge" if block.last_rows > block.batch_size else "keep"
         self._feed(block.x, y, block.weight, block.batch_size, policy, None, out, opens, ends, loss)
