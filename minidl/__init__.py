@@ -3,6 +3,7 @@
 from minidl import initializers
 from minidl.callbacks import Callback
 from minidl.config import get_config, show_config
+from minidl.data import NpyFile
 from minidl.errors import NonFiniteError
 from minidl.history import History
 from minidl.kernels import VERSION as __version__
@@ -31,7 +32,7 @@ from minidl.trainer import Trainer
 __all__ = [
     "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "Callback",
     "CrossEntropyLoss", "Dropout", "FormatError", "FunctionLoss", "History", "Identity", "Layer",
-    "LeakyReLU", "Linear", "Loss", "MSELoss", "NonFiniteError", "Optimizer", "ReLU", "Sequential",
-    "SiLU", "Sigmoid", "Softplus", "Tanh", "Trainer", "__version__", "get_config",
+    "LeakyReLU", "Linear", "Loss", "MSELoss", "NonFiniteError", "NpyFile", "Optimizer", "ReLU",
+    "Sequential", "SiLU", "Sigmoid", "Softplus", "Tanh", "Trainer", "__version__", "get_config",
     "get_num_threads", "initializers", "load", "save", "set_num_threads", "show_config",
 ]  # fmt: skip

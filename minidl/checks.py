@@ -78,7 +78,7 @@ def state_value(value: Any, own: Array, name: str) -> Array:
     return array
 
 
-def _real(value: Any, name: str) -> Array:
+def real(value: Any, name: str) -> Array:
     """An array of real numbers or booleans."""
     try:
         array = np.asarray(value)
@@ -100,19 +100,44 @@ def shape_and_kind(value: Any) -> tuple[tuple[int, ...], str]:
     return array.shape, array.dtype.kind
 
 
-def finite(array: Array, name: str) -> None:
-    """No NaN, no infinity; an error names the first place."""
+def is_finite(array: Array) -> bool:
+    """No NaN, no infinity."""
     if array.dtype.kind != "f":
-        return
+        return True
     with np.errstate(all="ignore"):
         if np.isfinite(array.sum()):  # one pass without a temporary; a large sum may overflow
-            return
-    bad = ~np.isfinite(array)
-    if bad.any():
-        where = np.unravel_index(int(bad.argmax()), array.shape)
-        labels = ("row", "column")[: array.ndim] if array.ndim <= 2 else ("index",) * array.ndim
-        place = ", ".join(f"{label} {i}" for label, i in zip(labels, where, strict=True))
-        raise ValueError(f"{name}: expected finite numbers, got {array[where]} in {place}")
+            return True
+    return bool(np.isfinite(array).all())
+
+
+def finite(
+    array: Array, name: str, rows: Array | int = 0, columns: Sequence[str] | None = None
+) -> None:
+    """No NaN, no infinity; an error names the first place.
+
+    `rows` is the number of the first row, or of each; `columns` are names of the columns.
+    """
+    if is_finite(array):
+        return
+    where = np.unravel_index(int((~np.isfinite(array)).argmax()), array.shape)
+    numbers = [int(i) for i in where]
+    if numbers:
+        numbers[0] = rows + numbers[0] if isinstance(rows, int) else int(rows[numbers[0]])
+    labels = ("row", "column")[: array.ndim] if array.ndim <= 2 else ("index",) * array.ndim
+    place = ", ".join(f"{label} {i}" for label, i in zip(labels, numbers, strict=True))
+    if columns is not None and array.ndim == 2:
+        place += f" ({columns[numbers[1]]!r})"
+    raise ValueError(f"{name}: expected finite numbers, got {array[where]} in {place}")
+
+
+def positive(array: Array, name: str, rows: Array | int = 0) -> None:
+    """No negative number; an error names the first place, see `finite`."""
+    if array.size and array.min() < 0:
+        row = int((array < 0).argmax())
+        number = rows + row if isinstance(rows, int) else int(rows[row])
+        raise ValueError(
+            f"{name}: expected numbers of at least 0, got {array[row]} in row {number}"
+        )
 
 
 def _converted(array: Array, to: np.dtype[np.floating], name: str) -> Array:
@@ -130,37 +155,42 @@ def _converted(array: Array, to: np.dtype[np.floating], name: str) -> Array:
 
 def matrix(value: Any, to: np.dtype[np.floating], features: int | None, name: str) -> Array:
     """A finite matrix (N, features) in the dtype, in any layout; converted if need be."""
-    array = _real(value, name)
-    if array.ndim != 2:
-        raise ValueError(
-            f"{name}: expected 2 dimensions (rows, features), got shape {array.shape}; "
-            f"one row is {name}[None, :], one column {name}[:, None]"
-        )
-    if features is not None and array.shape[1] != features:
-        raise ValueError(f"{name}: expected {features} features (columns), got shape {array.shape}")
+    array = real(value, name)
+    matrix_shape(array.shape, features, name)
     return _converted(array, to, name)
 
 
-def not_empty(array: Array, name: str) -> None:
+def matrix_shape(shape: tuple[int, ...], features: int | None, name: str) -> None:
+    """(N, features)."""
+    if len(shape) != 2:
+        raise ValueError(
+            f"{name}: expected 2 dimensions (rows, features), got shape {shape}; "
+            f"one row is {name}[None, :], one column {name}[:, None]"
+        )
+    if features is not None and shape[1] != features:
+        raise ValueError(f"{name}: expected {features} features (columns), got shape {shape}")
+
+
+def not_empty(array: Any, name: str) -> None:
     """At least one row."""
-    if len(array) == 0:
+    if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one row, got shape {array.shape}")
 
 
-def same_rows(y: Array, rows: int, name: str) -> None:
-    """As many rows as X."""
-    if len(y) != rows:
-        raise ValueError(f"{name}: expected {rows} rows, as many as X has, got shape {y.shape}")
+def same_rows(shape: tuple[int, ...], rows: int, name: str, other: str = "X") -> None:
+    """As many rows as another argument."""
+    if shape[:1] != (rows,):
+        raise ValueError(f"{name}: expected {rows} rows, as many as {other} has, got shape {shape}")
 
 
 def labels(value: Any, rows: int, classes: int, name: str) -> npt.NDArray[np.int64]:
     """Class labels (N,) in [0, classes), as int64."""
-    array = _real(value, name)
+    array = real(value, name)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
         raise ValueError(f"{name}: expected labels of shape (rows,), got shape {array.shape}")
-    same_rows(array, rows, name)
+    same_rows(array.shape, rows, name)
     if array.dtype.kind == "f":
         raise TypeError(
             f"{name}: expected integer class labels, got dtype {array.dtype}; convert them with "
@@ -174,13 +204,28 @@ def labels(value: Any, rows: int, classes: int, name: str) -> npt.NDArray[np.int
     return np.ascontiguousarray(array, np.int64)
 
 
+def weights(value: Any, rows: int, to: np.dtype[np.floating], name: str) -> Array:
+    """Weights of the rows (N,) in the dtype, not negative."""
+    array = real(value, name)
+    weights_shape(array.shape, rows, name)
+    positive(array, name)
+    return _converted(array, to, name)
+
+
+def weights_shape(shape: tuple[int, ...], rows: int, name: str) -> None:
+    """(N,), as many as X has rows."""
+    if len(shape) != 1:
+        raise ValueError(f"{name}: expected shape (rows,), got shape {shape}")
+    same_rows(shape, rows, name)
+
+
 def targets(value: Any, rows: int, columns: int, to: np.dtype[np.floating], name: str) -> Array:
     """Targets (N, columns) in the dtype; (N,) stands for one column."""
-    array = _real(value, name)
+    array = real(value, name)
     if array.ndim == 1 and columns == 1:
         array = array[:, None]
     if array.ndim != 2 or array.shape[1] != columns:
         shape = f"(rows, {columns})" + (" or (rows,)" if columns == 1 else "")
         raise ValueError(f"{name}: expected shape {shape}, got shape {array.shape}")
-    same_rows(array, rows, name)
+    same_rows(array.shape, rows, name)
     return _converted(array, to, name)

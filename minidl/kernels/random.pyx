@@ -3,7 +3,7 @@
 Memory traffic of dropout: each element is read and written once, forward and backward.
 """
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
 from minidl.kernels.random cimport philox
 from minidl.kernels.simd cimport f32v, vec
@@ -79,13 +79,15 @@ cdef void dropout(
                 y64[i] = x64[i] * scale if word[i % 4] >= limit else 0
 
 
-def permutation(n, seed, epoch):
-    """The order in which `fit` visits n rows in an epoch, as a list (for tests and resuming)."""
-    cdef Py_ssize_t size = n
-    cdef uint64_t key = seed, number = epoch
-    from array import array
-    out = array("q", bytes(8 * max(size, 1)))
-    cdef Py_ssize_t address = out.buffer_info()[0]
+def shuffle_into(uintptr_t order, Py_ssize_t n, uint64_t seed, uint64_t epoch):
+    """The order in which `fit` visits n rows in an epoch, into the intp array at `order`."""
     with nogil:
-        shuffle(<Py_ssize_t*>address, size, key, number)
-    return out.tolist()[:size]
+        shuffle(<Py_ssize_t*>order, n, seed, epoch)
+
+
+def permutation(n, seed, epoch):
+    """The same order as a list (for tests)."""
+    from array import array
+    out = array("q", bytes(8 * n))
+    shuffle_into(out.buffer_info()[0], n, seed, epoch)
+    return out.tolist()
