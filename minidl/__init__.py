@@ -15,6 +15,7 @@ from minidl.callbacks import (
     TimeLimit,
 )
 from minidl.config import get_config, show_config
+from minidl.data import NpyFile
 from minidl.errors import NonFiniteError
 from minidl.history import History
 from minidl.kernels import VERSION as __version__
@@ -68,11 +69,12 @@ __all__ = [
     "Callback", "Concat", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Flatten",
     "FormatError", "FunctionLoss", "HingeLoss", "History", "HuberLoss", "Identity", "KLDivLoss",
     "L1Loss", "Layer", "LeakyReLU", "LearningRateMonitor", "Linear", "Loss", "MSELoss",
-    "Metric", "ModelCheckpoint", "MultiMarginLoss", "NonFiniteError", "Optimizer", "Parallel",
-    "PoissonNLLLoss", "ProgressBar", "QuantileLoss", "ReLU", "Residual", "Sequential", "SiLU",
-    "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "TensorBoard", "TerminateOnNaN", "TimeLimit",
-    "Trainer", "__version__", "export_onnx", "from_torch", "get_config", "get_num_threads",
-    "initializers", "load", "metrics", "save", "set_num_threads", "show_config", "to_torch",
+    "Metric", "ModelCheckpoint", "MultiMarginLoss", "NonFiniteError", "NpyFile", "Optimizer",
+    "Parallel", "PoissonNLLLoss", "ProgressBar", "QuantileLoss", "ReLU", "Residual",
+    "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "TensorBoard",
+    "TerminateOnNaN", "TimeLimit", "Trainer", "__version__", "export_onnx", "from_torch",
+    "get_config", "get_num_threads", "initializers", "load", "metrics", "save",
+    "set_num_threads", "show_config", "to_torch",
 ]  # fmt: skip
 
 # Imported when first asked for: most programs do without.

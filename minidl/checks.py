@@ -206,15 +206,15 @@ def matrix_shape(shape: tuple[int, ...], features: int | None, name: str) -> Non
         raise ValueError(f"{name}: expected {features} features (columns), got shape {shape}")
 
 
-def not_empty(array: Array, name: str) -> None:
+def not_empty(array: Any, name: str) -> None:
     """At least one row."""
-    if len(array) == 0:
+    if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one row, got shape {array.shape}")
 
 
 def same_rows(shape: tuple[int, ...], rows: int, name: str, other: str = "X") -> None:
     """As many rows as another argument."""
-    if shape[0] != rows:
+    if shape[:1] != (rows,):
         raise ValueError(f"{name}: expected {rows} rows, as many as {other} has, got shape {shape}")
 
 
@@ -249,9 +249,7 @@ def weights_shape(shape: tuple[int, ...], rows: int, name: str) -> None:
 def weights(value: Any, rows: int, name: str) -> npt.NDArray[np.float64]:
     """Sample weights (N,), at least 0, as float64."""
     array = real(value, name)
-    if array.ndim != 1:
-        raise ValueError(f"{name}: expected shape (rows,), got shape {array.shape}")
-    same_rows(array.shape, rows, name)
+    weights_shape(array.shape, rows, name)
     finite(array, name)
     array = np.ascontiguousarray(array, np.float64)
     at_least_0(array, name, "weights of at least 0")
