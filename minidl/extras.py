@@ -36,7 +36,7 @@ def need(module: str, extra: str, what: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         name = module.partition(".")[0]
-        if error.name != name:  # it is there, and lacks something itself
+        if (error.name or "").partition(".")[0] != name:  # it is there, and lacks something itself
             raise
         line = f"'minidl[{extra}]'" if extra else name
         raise ImportError(f"{what} needs {name}: pip install {line}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,13 +34,14 @@ if TYPE_CHECKING:
 def _parts(data: Any) -> tuple[Any, Any, Any]:
     """X, y and sample_weight of validation data."""
     if isinstance(data, (tuple, list)):
-        if len(data) not in (2, 3):
-            raise ValueError(
-                "validation_data: expected (X, y) or (X, y, sample_weight), got "
-                f"{len(data)} of them"
-            )
-        return data[0], data[1], data[2] if len(data) == 3 else None
-    return data, None, None  # batches
+        if len(data) in (2, 3):
+            return data[0], data[1], data[2] if len(data) == 3 else None
+    elif not hasattr(data, "shape"):
+        return data, None, None  # batches
+    raise ValueError(
+        "validation_data: expected (X, y), (X, y, sample_weight), or an iterable of batches, got "
+        f"{f'{len(data)} of them' if isinstance(data, (tuple, list)) else type(data).__name__}"
+    )
 
 
 def _bound(value: float | None, name: str) -> float | None:
@@ -453,6 +453,8 @@ class Trainer:
         average = self._state().average
         if average is None:
             raise RuntimeError("ema_model: expected a trainer with ema_decay that has been trained")
+        from copy import deepcopy
+
         model = deepcopy(self.model)
         for (_, own), (_, copy) in zip(
             self.model.named_parameters(), model.named_parameters(), strict=True

@@ -122,7 +122,7 @@ def test_modes_are_kept():
     module = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Dropout(), nn.Tanh()), nn.Dropout())
     module[1].eval()
     model = convert.from_torch(module)
-    modes = [layer.training for layer in model.tree()]
+    modes = [layer.training for _, layer in model.tree()]
     assert (
         modes == [m.training for m in module.modules()] == [True, True, False, False, False, True]
     )

@@ -337,14 +337,14 @@ def test_several_inputs(tmp_path):
     data = opened(inputs, y, weight, features=(2, None, 1))
     assert data.columns == [2, 3, 1]
     assert not data.in_memory
-    arrays = [*(p.astype(F32) for p in parts), y, weight.astype(F32)]
+    arrays = [*(p.astype(F32) for p in parts), y, weight]
     for order in (None, shuffled(50)):
         found = batches_of(data.blocks(order, 6, size=1), inputs=3)
         assert_same(found, expected_batches(arrays, order, 6))
 
 
 def test_arrays_in_memory_are_used_as_they_are():
-    X, y, weight = numbers(10), np.arange(10), np.ones(10, np.float32)
+    X, y, weight = numbers(10), np.arange(10), np.ones(10)
     data = opened([X, X[:, :2]], y, weight, features=[COLUMNS, 2])
     assert data.in_memory
     assert data.x[0] is X
@@ -407,7 +407,7 @@ def test_weights(holder, tmp_path):
     data = opened(memmap(X, tmp_path), y, holder(weight, tmp_path))
     for order in (None, shuffled(23)):
         found = batches_of(data.blocks(order, 5, size=1))
-        assert_same(found, expected_batches([X, y, weight.astype(F32)], order, 5))
+        assert_same(found, expected_batches([X, y, weight], order, 5))
 
 
 @kinds

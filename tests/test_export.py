@@ -56,7 +56,7 @@ def in_use(model, dtype):
     """The model with running averages and an affine map of no special values."""
     model.set_dtype(np.dtype(dtype))
     rng = np.random.default_rng(1)
-    for layer in model.tree():
+    for _, layer in model.tree():
         if isinstance(layer, minidl.BatchNorm1d):
             n = layer.num_features
             layer.weight, layer.bias = rng.uniform(-2, 2, n), rng.normal(size=n)

@@ -41,13 +41,13 @@ def check(model, dtype):
     model.set_dtype(np.dtype(dtype))
     in_use(model)
     before = {name: value.tobytes() for name, value in model.state_dict().items()}
-    modes = [layer.training for layer in model.tree()]
+    modes = [layer.training for _, layer in model.tree()]
     fused = model.fuse()
     assert_close(fused.predict(X), model.predict(X), RTOL[dtype])
     assert fused.predict(X).dtype == fused.dtype == dtype
-    assert not any(layer.training for layer in fused.tree())
+    assert not any(layer.training for _, layer in fused.tree())
     assert before == {name: value.tobytes() for name, value in model.state_dict().items()}
-    assert modes == [layer.training for layer in model.tree()]
+    assert modes == [layer.training for _, layer in model.tree()]
     return fused
 
 

@@ -199,8 +199,8 @@ def test_no_rows(use):
         ((X[:, :1], Y), "^validation_data X: expected 3 features"),
         ((with_value(X, 1, 0, np.nan), Y), "^validation_data X: .* got nan in row 1, column 0"),
         ((X[:0], Y[:0]), "^validation_data X: expected at least one row"),
-        ((X,), r"^validation_data: expected a pair \(X, y\)"),
-        (X, r"^validation_data: expected a pair \(X, y\)"),
+        ((X,), r"^validation_data: expected \(X, y\)"),
+        (X, r"^validation_data: expected \(X, y\)"),
     ],
 )
 def test_wrong_validation_data(validation, message):

@@ -30,6 +30,10 @@ LAYERS = {
     "Softplus": lambda: minidl.Softplus(2.5, 7.0),
     "Sequential": lambda: minidl.Sequential(minidl.Linear(4, 4), minidl.Tanh()),
     "empty Sequential": minidl.Sequential,
+    "Residual": lambda: minidl.Residual(minidl.Sequential(minidl.Linear(4, 4), minidl.Tanh())),
+    "Concat": lambda: minidl.Concat(minidl.Linear(4, 1), minidl.Linear(4, 3)),
+    "Parallel": lambda: minidl.Parallel(minidl.Linear(1, 1), minidl.Identity(), columns=[1, 3]),
+    "Flatten": minidl.Flatten,
 }
 X = np.random.default_rng(0).normal(size=(50, 6))
 Y = np.random.default_rng(1).integers(0, 3, 50)
