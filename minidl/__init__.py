@@ -17,6 +17,7 @@ from minidl.callbacks import (
 from minidl.config import get_config, show_config
 from minidl.data import NpyFile
 from minidl.errors import NonFiniteError
+from minidl.files import FormatError
 from minidl.history import History
 from minidl.kernels import VERSION as __version__
 from minidl.layers import (
@@ -57,7 +58,7 @@ from minidl.losses import (
 from minidl.metrics import Metric
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer
 from minidl.parallel import get_num_threads, set_num_threads
-from minidl.serialization import FormatError, load, save
+from minidl.serialization import load, save
 from minidl.trainer import Trainer
 
 if typing.TYPE_CHECKING:

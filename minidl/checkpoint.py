@@ -1,8 +1,8 @@
 """Checkpoints: a training as one safetensors file, from which it goes on to the bit. No pickle.
 
 Tensors are the parameters and running averages (``model.*``), the optimizer's states
-(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON in
-the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments, the place
+(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON
+in the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments, the place
 in the training, seeds, history, and what callbacks keep.
 """
 
@@ -146,7 +146,9 @@ def resume(
                 layer.key = int(stored["keys"][name])
         trainer.history = History.from_dict(stored["history"])
         trainer.progress.load(stored["progress"])
-        trainer.resumed_callbacks = [(str(name), dict(value)) for name, value in stored["callbacks"]]
+        trainer.resumed_callbacks = [
+            (str(name), dict(value)) for name, value in stored["callbacks"]
+        ]
         trainer.model.__dict__["training_record"] = stored["training"]
     trainer.model.train()
     return trainer

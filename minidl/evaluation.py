@@ -55,21 +55,22 @@ def evaluate(trainer: Trainer, data: Data, loss: Loss, batch_size: int) -> dict[
                 status, _, _ = batch.program.run(1, 0.1)
             sums += batch.program.sums if status == "done" else np.nan
             if out is not None:
-                copied = data.in_memory  # else the block's memory is used again
-                outputs.append(Outputs(*(a if copied else _copy(a) for a in (y, out, block.weight))))
-    return results(loss, sums) | measure(trainer.metrics, outputs, loss)
+                outputs.append(
+                    Outputs(y, out, block.weight)
+                    if data.in_memory
+                    else Outputs(y.copy(), out, _copy(block.weight))
+                )
+    return results(loss, sums.tolist()) | measure(trainer.metrics, outputs, loss)
 
 
 def results(loss: Loss, sums: Sequence[float]) -> dict[str, float]:
     """Mean loss, and the share of right rows if the loss has it."""
-    total, right, weight, rows = map(float, sums)
+    total, right, weight, rows = sums
     logs = {"loss": total / weight if weight else (0.0 if total == 0 else float("nan"))}
     return logs | ({loss.metric: right / rows} if loss.metric else {})
 
 
-def measure(
-    metrics: Sequence[Metric], outputs: Sequence[Outputs], loss: Loss
-) -> dict[str, float]:
+def measure(metrics: Sequence[Metric], outputs: Sequence[Outputs], loss: Loss) -> dict[str, float]:
     """The metrics of all outputs; that which comes with the loss is left out."""
     wanted = [metric for metric in metrics if metric.name != loss.metric]
     if not wanted:

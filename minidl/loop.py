@@ -8,7 +8,7 @@ block. Either way Python comes back every `SLICE` seconds, for Ctrl-C and the pr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from minidl.losses import Loss
     from minidl.memory import Array
     from minidl.optimizers import OptimizerState
+    from minidl.schedulers import ReduceLROnPlateau
     from minidl.trainer import Trainer
 
 SLICE = 0.1  # seconds of compiled code before Python looks after Ctrl-C and progress
@@ -143,8 +144,10 @@ class Loop:
             )
             self.order = np.empty(rows, np.intp) if self.shuffle else None
             self.out = self._room(rows) if trainer.metrics else None
-            arrays = data.x, data.y, data.weight
-            self._feed(*arrays, self.batch_size, self.last_batch, self.order, self.out)
+            y = cast("Array", data.y)
+            self._feed(
+                data.x, y, data.weight, self.batch_size, self.last_batch, self.order, self.out
+            )
             self._enter(self.progress.batch)
         while epochs > 0:
             status, losses, shares = self._go(epochs)
@@ -195,12 +198,14 @@ class Loop:
             batch.program.seek(progress.epoch, 0, self.state.step, self.state.tick)
         else:
             self._enter(0)
-        status, losses, shares = "time", [], []
+        status = "time"
+        losses: list[float] = []
+        shares: list[float] = []
         while status == "time" and not trainer.stop_training:
             status, losses, shares = self._go(1)
         if out is not None:
             weight = None if block.weight is None else block.weight.copy()
-            self.outputs.append(Outputs(y.copy(), out, weight))
+            self.outputs.append(Outputs(y.copy(), out, weight))  # the block's memory is used again
         return losses, shares
 
     def _enter(self, batch: int) -> None:
@@ -297,7 +302,8 @@ class Loop:
         progress.epoch, _, _ = self.program.program.saved_position
         entered = self.entered if self.entered[0] == progress.epoch else (0, 0, NO_SUMS)
         _, progress.batch, progress.sums = entered
-        if not any([callback.on_not_finite(error) for callback in self.callbacks]):
+        taken = [callback.on_not_finite(error) for callback in self.callbacks]
+        if not any(taken):
             raise error
         self.trainer.stop_training = True
 
@@ -310,7 +316,7 @@ class Loop:
 
     def _visited(self, order: Array | None, out: Array) -> None:
         """Note the predictions of an epoch: those of the rows that it has visited."""
-        y, weight = self.data.y, self.data.weight
+        y, weight = cast("Array", self.data.y), self.data.weight
         rows = len(out)
         if self.last_batch == "drop":
             rows -= rows % self.batch_size  # of a batch left out
@@ -348,7 +354,7 @@ class Loop:
 
     def _follow(self, logs: dict[str, float]) -> None:
         """Show `ReduceLROnPlateau` what it follows."""
-        scheduler, progress = self.trainer.scheduler, self.progress
+        scheduler, progress = cast("ReduceLROnPlateau", self.trainer.scheduler), self.progress
         name = scheduler.monitor
         if name not in logs:
             raise ValueError(

@@ -164,7 +164,15 @@ class SGD(Optimizer):
 
     def numbers(self) -> dict[str, Any]:
         """For the kernel."""
-        return {"kind": KINDS["SGD"], "nesterov": self.nesterov, "lr": self.lr, "weight_decay": self.weight_decay, "beta1": self.momentum, "beta2": 0.0, "eps": 0.0}
+        return {
+            "kind": KINDS["SGD"],
+            "nesterov": self.nesterov,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "beta1": self.momentum,
+            "beta2": 0.0,
+            "eps": 0.0,
+        }
 
 
 class Adam(Optimizer):
@@ -195,7 +203,15 @@ class Adam(Optimizer):
 
     def numbers(self) -> dict[str, Any]:
         """For the kernel."""
-        return {"kind": KINDS[self._kind], "nesterov": False, "lr": self.lr, "weight_decay": self.weight_decay, "beta1": self.betas[0], "beta2": self.betas[1], "eps": self.eps}
+        return {
+            "kind": KINDS[self._kind],
+            "nesterov": False,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "beta1": self.betas[0],
+            "beta2": self.betas[1],
+            "eps": self.eps,
+        }
 
 
 class AdamW(Adam):

@@ -82,8 +82,8 @@ def architecture(model: Layer) -> dict[str, Any]:
     for name, layer in model.tree():
         if getattr(layers, type(layer).__name__, None) is not type(layer):
             raise TypeError(
-                f"model: layer {name}: {type(layer).__name__} is not one of minidl's layers; save its "
-                "state_dict() instead"
+                f"model: layer {name}: {type(layer).__name__} is not one of minidl's layers; save "
+                "its state_dict() instead"
             )
     return {"dtype": str(model.dtype), **model.config()}
 

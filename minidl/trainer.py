@@ -223,9 +223,7 @@ class Trainer:
             self._programs[use] = cached
         return cached[1]
 
-    def _train_program(
-        self, columns: int, loss: Loss, rows: int, smallest: int
-    ) -> BatchProgram:
+    def _train_program(self, columns: int, loss: Loss, rows: int, smallest: int) -> BatchProgram:
         """The program of training, for batches of up to `rows` rows and at least `smallest`."""
         state = self._state()
         if self.ema_decay is not None:

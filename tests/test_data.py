@@ -971,7 +971,7 @@ def test_every_kind_in_a_stream(tmp_path):
 
 
 def test_weights_in_a_stream():
-    items = [(*batch(4), np.full(4, 2, np.float32)), batch(4), (*batch(4), np.ones(4, np.float32))]
+    items = [(*batch(4), np.full(4, 2.0)), batch(4), (*batch(4), np.ones(4))]
     assert_same(batches_of(opened(Batches(items)).blocks(None, 1)), as_expected(items))
 
 

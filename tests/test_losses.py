@@ -22,8 +22,7 @@ from helpers import (
 import minidl
 from minidl import checks
 from minidl import numpy_baseline as baseline
-from minidl.lowering import feed
-from minidl.lowering import BatchProgram
+from minidl.lowering import BatchProgram, feed
 
 COLUMNS = [1, 2, 3, 10, 16, 17, 33, 100]
 ROWS = [1, 2, 7, 16, 33, 200]

@@ -433,6 +433,7 @@ def test_nothing_grows_over_many_fits(threads):
             trainer.evaluate(X, y)
             trainer.train_step(X, y)
             trainer.model.predict(X)
+        trainer.history = minidl.History()  # which grows with the epochs
         gc.collect()
         return malloc_in_use()
 

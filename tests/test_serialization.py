@@ -168,7 +168,7 @@ def torch_model(torch, model):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", sorted(LAYERS.keys() - {"Residual", "Concat", "Parallel"}))
 def test_pytorch_loads_the_file(kind, dtype, tmp_path):
     torch = pytest.importorskip("torch")
     from safetensors.torch import load_file as load_torch

@@ -17,7 +17,8 @@ cdef void linear_backward_weight(
     vec* pack) noexcept nogil
 cdef void linear_backward_bias(
     vec* db, vec* bias, vec* m, Py_ssize_t stride, const vec* dy, Py_ssize_t rows,
-    Py_ssize_t first_column, Py_ssize_t last_column, Py_ssize_t ldy, const Step* step, bint accumulate) noexcept nogil
+    Py_ssize_t first_column, Py_ssize_t last_column, Py_ssize_t ldy, const Step* step,
+    bint accumulate) noexcept nogil
 
 
 cdef inline Py_ssize_t vectors(vec like, Py_ssize_t columns) noexcept nogil:

@@ -43,8 +43,8 @@ cdef struct Product:
     # C = A B, finished. C, `side` and m are alike: (rows, columns), ld vectors from row to row.
     void* c
     void* side          # `kept` of the epilogue, or the weights
-    void* m             # optimizer states, beside the weights; `stride` vectors from one to the next
-    Py_ssize_t stride
+    void* m             # the first of the optimizer's states, beside the weights
+    Py_ssize_t stride   # vectors from a state to the next
     Py_ssize_t ld, rows, columns
     const void* start   # what the tile starts from, `start_ld` vectors from row to row; or NULL: 0
     Py_ssize_t start_ld

@@ -137,8 +137,8 @@ cdef double weight_of_rows(vec like, const State* s, int loss, const vec* number
 cdef double part_of_update(const State* s, const Frame* f) noexcept nogil:
     """The batch's share of the weight of the rows that make an update."""
     cdef f64v like = splat_f64v(0.0)
-    cdef double update = weight_of_rows(like, s, 0, NULL, f.update_start, f.update_stop)
-    return weight_of_rows(like, s, 0, NULL, f.start, f.start + f.rows) / update if update else 0.0
+    cdef double total = weight_of_rows(like, s, 0, NULL, f.update_start, f.update_stop)
+    return weight_of_rows(like, s, 0, NULL, f.start, f.start + f.rows) / total if total else 0.0
 
 
 cdef inline const char* input_of(State* s, const Op* o, const Frame* f, const char* x,

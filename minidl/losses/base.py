@@ -12,6 +12,8 @@ from minidl.memory import Array
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from minidl.metrics.convert import Task
+
 # The parameters a and b of the kernel's formulas, and numbers of the columns.
 Numbers: TypeAlias = "tuple[float, float, tuple[float, ...] | None]"
 
@@ -32,7 +34,7 @@ class Loss:
         The share of right rows, if it comes with the loss. It does not count sample weights.
     """
 
-    task: str | None = None
+    task: Task = None
     arguments: tuple[str, ...] = ()  # names of those of the constructor
     kind: int = -1  # of the kernel; -1: a function
     integer_labels = False

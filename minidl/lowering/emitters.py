@@ -140,9 +140,7 @@ def _activation_before(plan: Plan, x: Value) -> Layer | None:
 # Activations.
 
 
-def _keep(
-    plan: Plan, out: Value, activation: Layer, given: Callable[[], Buffer]
-) -> Buffer | None:
+def _keep(plan: Plan, out: Value, activation: Layer, given: Callable[[], Buffer]) -> Buffer | None:
     """Note what the activation's backward reads; its input, from `given`, if need be."""
     if cast(Activation, activation).kind in KEEPS_INPUT:
         plan.kept[out] = given()
@@ -378,9 +376,7 @@ def python_backward(plan: Plan, node: Node) -> None:
         plan.update_parameter(parameter, parameter.at(plan.store.gradients))
 
 
-def _returned(
-    plan: Plan, node: Node, method: str, array: object, rows: int, columns: int
-) -> Array:
+def _returned(plan: Plan, node: Node, method: str, array: object, rows: int, columns: int) -> Array:
     """What a user's layer returned, checked."""
     name = f"layer {plan.names[id(node.layer)]} ({type(node.layer).__name__}).{method}"
     if np.shape(array) != (rows, columns):  # type: ignore[arg-type]

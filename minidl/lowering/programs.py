@@ -73,11 +73,11 @@ def feed(
     """Point a program at its data: arrays side by side in x, what the loss has made of y."""
     labels = loss is not None and loss.integer_labels
     program.set_data(
-        [(address(part), *part.strides, part.shape[1]) for part in x],
-        None if labels or y is None else (address(y), *y.strides),
+        [(*_matrix(part), part.shape[1]) for part in x],
+        None if labels or y is None else _matrix(y),
         address(y) if labels else 0,
         address(weight),
-        None if out is None else (address(out), *out.strides),
+        None if out is None else _matrix(out),
         address(order),
         len(x[0]),
         batch_size,
@@ -86,6 +86,11 @@ def feed(
         opens,
         ends,
     )
+
+
+def _matrix(array: Array) -> tuple[int, int, int]:
+    """Where an array lies: address, and bytes from row to row and from column to column."""
+    return address(array), array.strides[0], array.strides[1]
 
 
 class LayerProgram:
