@@ -54,17 +54,35 @@ from minidl.losses import (
 from minidl.metrics import Metric
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer
 from minidl.parallel import get_num_threads, set_num_threads
+from minidl.schedulers import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    Scheduler,
+    SequentialLR,
+    StepLR,
+)
 from minidl.serialization import FormatError, load, save
 from minidl.trainer import Trainer
 
 __all__ = [
     "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "CSVLogger",
-    "Callback", "Concat", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Flatten",
-    "FormatError", "FunctionLoss", "HingeLoss", "History", "HuberLoss", "Identity", "KLDivLoss",
-    "L1Loss", "Layer", "LeakyReLU", "LearningRateMonitor", "Linear", "Loss", "MSELoss",
-    "Metric", "ModelCheckpoint", "MultiMarginLoss", "NonFiniteError", "Optimizer", "Parallel",
-    "PoissonNLLLoss", "ProgressBar", "QuantileLoss", "ReLU", "Residual", "Sequential", "SiLU",
-    "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "TensorBoard", "TerminateOnNaN", "TimeLimit",
-    "Trainer", "__version__", "get_config", "get_num_threads", "initializers", "load",
-    "metrics", "save", "set_num_threads", "show_config",
+    "Callback", "ChainedScheduler", "Concat", "ConstantLR", "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts", "CrossEntropyLoss", "Dropout", "EarlyStopping", "ExponentialLR",
+    "Flatten", "FormatError", "FunctionLoss", "HingeLoss", "History", "HuberLoss", "Identity",
+    "KLDivLoss", "L1Loss", "LambdaLR", "Layer", "LeakyReLU", "LearningRateMonitor", "Linear",
+    "LinearLR", "Loss", "MSELoss", "Metric", "ModelCheckpoint", "MultiMarginLoss", "MultiStepLR",
+    "NonFiniteError", "OneCycleLR", "Optimizer", "Parallel", "PoissonNLLLoss", "PolynomialLR",
+    "ProgressBar", "QuantileLoss", "ReLU", "ReduceLROnPlateau", "Residual", "Scheduler",
+    "Sequential", "SequentialLR", "SiLU", "Sigmoid", "SmoothL1Loss", "Softplus", "StepLR", "Tanh",
+    "TensorBoard", "TerminateOnNaN", "TimeLimit", "Trainer", "__version__", "get_config",
+    "get_num_threads", "initializers", "load", "metrics", "save", "set_num_threads", "show_config",
 ]  # fmt: skip
