@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
@@ -225,12 +224,13 @@ class OneCycleLR(Scheduler):
         ends = self._ends()
         phases = []
         for i, (start, end) in enumerate(pairwise((0.0, *ends))):
-            # A phase that begins and ends at one step is at its end.
-            share = np.clip((t - start) / (end - start), 0, 1) if end != start else np.ones(len(t))
+            share = np.ones(len(t))  # a phase that begins and ends at one step is at its end
+            if end != start:
+                share = np.minimum(np.maximum((t - start) / (end - start), 0), 1)
             phases.append(self._between(values[i], values[i + 1], share))
         return np.select([t <= end for end in ends[:-1]], phases[:-1], phases[-1])
 
-    def _between(self, start: float, end: float, share: Any) -> Rates:
+    def _between(self, start: float, end: float, share: Rates) -> Rates:
         """From start to end as share goes from 0 to 1."""
         if self.anneal_strategy == "linear":
             return (end - start) * share + start

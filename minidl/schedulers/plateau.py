@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 from minidl import checks
@@ -43,8 +43,10 @@ class Plateau:
             self.cooldown, self.bad = scheduler.cooldown, 0
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
-        return {name: value for name, value in self.__dict__.items() if name != "_scheduler"}
+        """All of it, as JSON can hold it: an infinite best as text."""
+        best = self.best if self.best is None or isfinite(self.best) else str(self.best)
+        names = ("bad", "cooldown", "reductions")
+        return {"best": best} | {name: getattr(self, name) for name in names}
 
     def from_dict(self, values: dict[str, Any]) -> None:
         """Take what `to_dict` has given."""
