@@ -59,6 +59,23 @@ from minidl.metrics import Metric
 from minidl.optimizers import SGD, Adam, AdamW, Optimizer
 from minidl.parallel import get_num_threads, set_num_threads
 from minidl.serialization import load, save
+from minidl.schedulers import (
+    ChainedScheduler,
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    Scheduler,
+    SequentialLR,
+    StepLR,
+)
+from minidl.serialization import FormatError, load, save
 from minidl.trainer import Trainer
 
 if typing.TYPE_CHECKING:
@@ -67,15 +84,18 @@ if typing.TYPE_CHECKING:
 
 __all__ = [
     "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "CSVLogger",
-    "Callback", "Concat", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Flatten",
-    "FormatError", "FunctionLoss", "HingeLoss", "History", "HuberLoss", "Identity", "KLDivLoss",
-    "L1Loss", "Layer", "LeakyReLU", "LearningRateMonitor", "Linear", "Loss", "MSELoss",
-    "Metric", "ModelCheckpoint", "MultiMarginLoss", "NonFiniteError", "NpyFile", "Optimizer",
-    "Parallel", "PoissonNLLLoss", "ProgressBar", "QuantileLoss", "ReLU", "Residual",
-    "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "TensorBoard",
-    "TerminateOnNaN", "TimeLimit", "Trainer", "__version__", "export_onnx", "from_torch",
-    "get_config", "get_num_threads", "initializers", "load", "metrics", "save",
-    "set_num_threads", "show_config", "to_torch",
+    "Callback", "ChainedScheduler", "Concat", "ConstantLR", "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts", "CrossEntropyLoss", "Dropout", "EarlyStopping",
+    "ExponentialLR", "Flatten", "FormatError", "FunctionLoss", "HingeLoss", "History",
+    "HuberLoss", "Identity", "KLDivLoss", "L1Loss", "LambdaLR", "Layer", "LeakyReLU",
+    "LearningRateMonitor", "Linear", "LinearLR", "Loss", "MSELoss", "Metric", "ModelCheckpoint",
+    "MultiMarginLoss", "MultiStepLR", "NonFiniteError", "NpyFile", "OneCycleLR", "Optimizer",
+    "Parallel", "PoissonNLLLoss", "PolynomialLR", "ProgressBar", "QuantileLoss", "ReLU",
+    "ReduceLROnPlateau", "Residual", "Scheduler", "Sequential", "SequentialLR", "SiLU",
+    "Sigmoid", "SmoothL1Loss", "Softplus", "StepLR", "Tanh", "TensorBoard", "TerminateOnNaN",
+    "TimeLimit", "Trainer", "__version__", "export_onnx", "from_torch", "get_config",
+    "get_num_threads", "initializers", "load", "metrics", "save", "set_num_threads",
+    "show_config", "to_torch",
 ]  # fmt: skip
 
 # Imported when first asked for: most programs do without.

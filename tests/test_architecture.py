@@ -46,6 +46,7 @@ ORDER = [
     {"schedulers.base"},
     {"schedulers.decay", "schedulers.cycles", "schedulers.function", "schedulers.plateau"},
     {"schedulers.compose"},
+    {"schedulers.names"},
     {"schedulers"},
     {"checkpoint"},
     {"callbacks.base", "callbacks.monitor"},
