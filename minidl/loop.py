@@ -74,7 +74,7 @@ class Progress:
         self.key = None if stored["key"] is None else int(stored["key"])
         self.kind = None if stored["kind"] is None else tuple(stored["kind"])
         if self.plateau is not None and stored["plateau"] is not None:
-            self.plateau = type(self.plateau).from_dict(stored["plateau"])
+            self.plateau.from_dict(stored["plateau"])
 
 
 class Loop:
