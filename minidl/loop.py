@@ -16,6 +16,7 @@ from minidl.errors import NonFiniteError
 from minidl.evaluation import Outputs, evaluate, measure
 from minidl.history import History
 from minidl.lowering import BatchProgram, feed
+from minidl.schedulers import ReduceLROnPlateau, Scheduler
 
 if TYPE_CHECKING:
     from minidl.callbacks import Callback, ProgressBar
@@ -99,11 +100,20 @@ class Loop:
         self.state: OptimizerState = trainer._state()
         self.progress = trainer.progress
         batches = data.batches(batch_size, last_batch)
-        self.updates = None if batches is None else -(-batches // trainer.accumulate)
+        self.updates: int | None = None if batches is None else -(-batches // trainer.accumulate)
         self.outputs: list[Outputs] = []
+        self.kind = (data.rows, batch_size, shuffle, last_batch, trainer.accumulate)
         self.begun = False
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
         self.resumes = False
+        self.known: tuple[Any, int, Array] = (None, 0, np.empty((0, 2)))  # for what, first, rates
+
+    @property
+    def made(self) -> int:
+        """Updates made of the epoch that is under way, if it can go on."""
+        if self.progress.kind != self.kind:
+            return 0
+        return self.progress.batch // self.trainer.accumulate
 
     def _leaves_one(self, rows: int) -> bool:
         """True if the last batch is a single row."""
@@ -114,10 +124,8 @@ class Loop:
     def run(self, epochs: int, bar: ProgressBar | None) -> None:
         """Make so many epochs; one that is under way is finished first, and counts."""
         trainer, progress = self.trainer, self.progress
-        kind = (self.data.rows, self.batch_size, self.shuffle, self.last_batch, trainer.accumulate)
-        if progress.kind != kind:
-            progress.kind = kind
-            progress.batch = 0
+        if progress.kind != self.kind:
+            progress.kind, progress.batch = self.kind, 0
         self.resumes = progress.batch > 0
         alone = not (self.callbacks or self.validation or trainer.metrics or self._plateau)
         made = 0
@@ -194,6 +202,8 @@ class Loop:
         policy = "merge" if block.last_rows > block.batch_size else "keep"
         self._feed(block.x, y, block.weight, block.batch_size, policy, None, out, opens, ends, loss)
         progress.first_batch = progress.batch
+        whole, rest = divmod(block.rows, block.batch_size)
+        self.block_batches: int = max(whole + (rest > 0 and policy == "keep"), 1)
         if opens or (before is batch and not self.resumes):
             batch.program.seek(progress.epoch, 0, self.state.step, self.state.tick)
         else:
@@ -251,7 +261,7 @@ class Loop:
     def _go(self, epochs: int) -> tuple[str, list[float], list[float]]:
         """A run of the program: until the epochs end, a callback is due, or time is up."""
         program, state = self.program.program, self.state
-        self._set_rates()
+        self._set_rates(epochs)
         due = [c.every - state.step % c.every for c in self.callbacks if c.every]
         before = state.step
         status, losses, shares = program.run(
@@ -267,33 +277,52 @@ class Loop:
                     callback.on_train_batch_end(state.step, {"loss": program.last_loss})
         return status, losses, shares
 
-    def _set_rates(self) -> None:
-        """Tell the program the rates of the next updates."""
-        trainer, state, progress = self.trainer, self.state, self.progress
+    def _set_rates(self, epochs: int) -> None:
+        """Tell the program the rates of the updates of its next run."""
+        trainer, state = self.trainer, self.state
         program = self.program.program
         trainer._set_optimizer(program)
-        scheduler = trainer.scheduler
+        scheduler, base = trainer.scheduler, trainer.optimizer.lr
         if scheduler is None or self._plateau:
             return
-        base = trainer.optimizer.lr
-        if scheduler.interval == "step":
-            lr = scheduler.rates(base, state.step, RATES)
-            beta1 = scheduler.momenta(state.step, RATES)
-        elif self.updates is None:  # the program then runs within this epoch alone
-            lr, beta1 = np.full(RATES, scheduler.rate(base, progress.epoch)), None
-        else:
-            inside = progress.batch // trainer.accumulate + np.arange(RATES)
-            lr = scheduler.rates(base, progress.epoch, RATES // self.updates + 2)
-            lr, beta1 = lr[inside // self.updates], None
-        rates = np.empty((len(lr), 2))
-        rates[:, 0] = lr
-        rates[:, 1] = np.nan if beta1 is None else beta1
-        program.set_rates(rates, state.step)
+        # Data in blocks may end an epoch when they like; the rates are then those of one epoch.
+        within = None if self.data.in_memory else self.progress.epoch
+        known = scheduler, base, trainer.optimizer.numbers()["beta1"], within
+        first, rates = self.known[1:]
+        if self.known[0] != known or not first <= state.step < first + len(rates):
+            rates = self._rates(scheduler, base, min(self._updates_ahead(epochs), RATES))
+            first = state.step
+            self.known = known, first, rates
+        program.set_rates(rates, first)
+
+    def _updates_ahead(self, epochs: int) -> int:
+        """Updates that a run may make: a schedule is not asked what comes after them."""
+        progress, group = self.progress, self.trainer.accumulate
+        if self.data.in_memory:
+            return epochs * (self.updates or 1) - progress.batch // group
+        return -(-(self.block_batches - (progress.batch - progress.first_batch)) // group)
+
+    def _rates(self, scheduler: Scheduler, base: float, count: int) -> Array:
+        """Rate and momentum of each of the next updates, (count, 2)."""
+        turn, first = np.arange(count), self.state.step
+        if scheduler.interval == "epoch":
+            first = self.progress.epoch
+            within = (turn + self.made) // (self.updates or 1)
+            turn = within if self.data.in_memory else turn * 0
+        times = int(turn[-1]) + 1
+        rates = np.full((count, 2), self.trainer.optimizer.numbers()["beta1"])
+        rates[:, 0] = scheduler.rates(base, first, times)[turn]
+        momenta = scheduler.momenta(first, times)
+        if momenta is not None:
+            own = np.isnan(momenta)[turn]
+            rates[~own, 1] = momenta[turn][~own]
+        return rates
 
     @property
-    def _plateau(self) -> bool:
-        """True if the rate follows what is measured."""
-        return hasattr(self.trainer.scheduler, "start")
+    def _plateau(self) -> ReduceLROnPlateau | None:
+        """The schedule, if it follows what is measured."""
+        scheduler = self.trainer.scheduler
+        return scheduler if isinstance(scheduler, ReduceLROnPlateau) else None
 
     def _not_finite(self, status: str) -> None:
         """Go back to the last good epoch; raise, unless a callback takes the error."""
@@ -344,23 +373,24 @@ class Loop:
                 logs["lr"] = self._rate_of(epoch)
             for history in (self.history, trainer.history):
                 history.append(logs)
-            if self._plateau:
-                self._follow(logs)
+            if self._plateau is not None:
+                self._follow(self._plateau, logs)
             for callback in self.callbacks:
                 callback.on_epoch_end(epoch, logs)
             for history in (self.history, trainer.history):
                 history.merge_last(logs)
         return logs
 
-    def _follow(self, logs: dict[str, float]) -> None:
+    def _follow(self, scheduler: ReduceLROnPlateau, logs: dict[str, float]) -> None:
         """Show `ReduceLROnPlateau` what it follows."""
-        scheduler, progress = cast("ReduceLROnPlateau", self.trainer.scheduler), self.progress
-        name = scheduler.monitor
+        progress, name = self.progress, scheduler.monitor
         if name not in logs:
             raise ValueError(
                 f"scheduler: expected {name!r} among what is measured each epoch, got "
                 f"{sorted(logs)}"
             )
+        if progress.plateau is None:
+            progress.plateau = scheduler.start()
         progress.plateau.step(logs[name])
 
     def _rate_of(self, epoch: int) -> float:
@@ -369,9 +399,9 @@ class Loop:
         if scheduler is None or self._plateau:
             return trainer.lr
         if scheduler.interval == "epoch":
-            return float(scheduler.rate(trainer.optimizer.lr, epoch))
-        later = (self.progress.epoch - 1 - epoch) * (self.updates or 0)
-        return float(scheduler.rate(trainer.optimizer.lr, max(self.state.step - 1 - later, 0)))
+            return scheduler.rate(trainer.optimizer.lr, epoch)
+        later = (self.progress.epoch - 1 - epoch) * (self.updates or 0) + self.made
+        return scheduler.rate(trainer.optimizer.lr, max(self.state.step - 1 - later, 0))
 
 
 def not_finite(batch: BatchProgram, status: str, state: OptimizerState) -> NonFiniteError:

@@ -153,7 +153,12 @@ class Trainer:
             return base
         if isinstance(scheduler, ReduceLROnPlateau):
             return scheduler.rate_after(base, self.progress.plateau)
-        return scheduler.rate(base, self.step if scheduler.interval == "step" else self.epoch)
+        return scheduler.rate(base, self._time)
+
+    @property
+    def _time(self) -> int:
+        """What the schedule counts."""
+        return self.step if self.scheduler and self.scheduler.interval == "step" else self.epoch
 
     def _state(self) -> OptimizerState:
         """What the optimizer keeps for the model."""
@@ -242,8 +247,14 @@ class Trainer:
 
     def _set_optimizer(self, program: Program) -> None:
         """Tell a program the optimizer's numbers, for updates whose rates it is not told."""
+        numbers = self.optimizer.numbers() | {"lr": self.lr}
+        momentum = None
+        if self.scheduler is not None:
+            momentum = self.scheduler.momentum(self._time)
+        if momentum is not None:
+            numbers["beta1"] = momentum
         program.set_optimizer(
-            **self.optimizer.numbers() | {"lr": self.lr},
+            **numbers,
             clip=self.clip_grad_value or 0.0,
             accumulate=self.accumulate,
             groups=self.optimizer.rates(),
@@ -391,10 +402,16 @@ class Trainer:
             total = checks.positive_int(total_epochs, "total_epochs", total)
         if self.scheduler is None or epochs == 0:
             return
+        monitor = getattr(self.scheduler, "monitor", "")
+        if monitor.startswith("val_") and loop.validation is None:
+            raise ValueError(
+                f"scheduler: {self.scheduler!r} follows {monitor!r}, but there is no "
+                "validation_data"
+            )
         if self.scheduler.interval == "epoch":
             self.scheduler.check(total)
         elif loop.updates is not None:
-            self.scheduler.check(self.step + (total - self.epoch) * loop.updates)
+            self.scheduler.check(self.step + (total - self.epoch) * loop.updates - loop.made)
 
     def train_step(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """One update from one batch; returns its loss before the update.

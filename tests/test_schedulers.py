@@ -748,10 +748,53 @@ def test_plateau_needs_what_it_follows():
 
 def test_the_rate_in_the_history_is_that_of_the_epochs_last_update(monkeypatch):
     """Even if a run ends within a later epoch."""
-    monkeypatch.setattr("minidl.loop.SLICE", 0.0)
+    monkeypatch.setattr("minidl.loop.RATES", 8)
     schedule = minidl.CosineAnnealingLR(30, interval="step")
     history = fit(trainer(schedule), 5).history
     assert history["lr"] == [schedule.rate(0.1, 6 * e + 5) for e in range(5)]
+
+
+class Batches:
+    """Batches, without saying how many."""
+
+    def __init__(self, known):
+        self.known = known
+
+    def __iter__(self):
+        """Six of ten rows."""
+        for start in range(0, 60, 10):
+            yield X[start : start + 10], Y[start : start + 10]
+
+
+class CountedBatches(Batches):
+    """As many as they say, or not."""
+
+    def __len__(self):
+        """What they say."""
+        return self.known
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+@pytest.mark.parametrize("data", [Batches(None), CountedBatches(6), CountedBatches(8)])
+def test_rates_of_a_stream(data, interval):
+    asked = []
+
+    def line(t):
+        asked.append(t)
+        return 1 - t / (30 if interval == "step" else 5)
+
+    schedule = minidl.LambdaLR(line, interval=interval)
+    one, two, seen = trainer(schedule), trainer(schedule), Rates()
+    fit(one, 5, shuffle=False)
+    two.fit(data, epochs=5, seed=1)
+    assert same_bits(values(one), values(two))
+    assert one.history.history["lr"] == two.history.history["lr"]
+    assert max(asked) == (29 if interval == "step" else 4)
+    three = trainer(schedule)
+    three.fit(data, epochs=5, seed=1, callbacks=[seen])
+    assert same_bits(values(one), values(three))
+    t = np.arange(31) if interval == "step" else np.arange(31) // 6
+    assert seen.rates == [schedule.rate(0.1, int(i)) for i in t]
 
 
 def test_an_interrupted_epoch_goes_on_with_its_rates():
@@ -761,15 +804,16 @@ def test_an_interrupted_epoch_goes_on_with_its_rates():
         def on_train_batch_end(self, step, logs):
             raise KeyboardInterrupt
 
-    for interval, length in (("step", 18), ("epoch", 3)):
+    for interval, length in (("step", 15), ("epoch", 3)):
         schedule = minidl.CosineAnnealingLR(length, interval=interval)
         one, two = trainer(schedule), trainer(schedule)
         fit(one, 3)
         with pytest.raises(KeyboardInterrupt):
             fit(two, 3, callbacks=[Stop()])
         assert two.step == 4
-        with pytest.raises(ValueError, match="takes"):
-            fit(two, 2)  # nor is the epoch that is under way given up
+        for batch_size in (10, 5 if interval == "epoch" else 20):
+            with pytest.raises(ValueError, match="takes"):  # the epoch under way is kept
+                fit(two, 2, batch_size=batch_size)
         seen = Rates()
         fit(two, 3, callbacks=[seen])
         assert same_bits(values(one), values(two))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from minidl import checks
 
-Times: TypeAlias = npt.NDArray[np.int64]
-Rates: TypeAlias = npt.NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Times: TypeAlias = "npt.NDArray[np.int64]"
+Rates: TypeAlias = "npt.NDArray[np.float64]"
 
 UNITS = {"epoch": "epochs", "step": "steps"}
 
