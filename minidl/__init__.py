@@ -52,19 +52,19 @@ from minidl.losses import (
     SmoothL1Loss,
 )
 from minidl.metrics import Metric
-from minidl.optimizers import SGD, Adam, AdamW, Optimizer
+from minidl.optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, Optimizer, RAdam, RMSprop
 from minidl.parallel import get_num_threads, set_num_threads
 from minidl.serialization import FormatError, load, save
 from minidl.trainer import Trainer
 
 __all__ = [
-    "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "CSVLogger",
-    "Callback", "Concat", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Flatten",
+    "ELU", "GELU", "SGD", "Adagrad", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d",
+    "CSVLogger", "Callback", "Concat", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Flatten",
     "FormatError", "FunctionLoss", "HingeLoss", "History", "HuberLoss", "Identity", "KLDivLoss",
-    "L1Loss", "Layer", "LeakyReLU", "LearningRateMonitor", "Linear", "Loss", "MSELoss",
-    "Metric", "ModelCheckpoint", "MultiMarginLoss", "NonFiniteError", "Optimizer", "Parallel",
-    "PoissonNLLLoss", "ProgressBar", "QuantileLoss", "ReLU", "Residual", "Sequential", "SiLU",
-    "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "TensorBoard", "TerminateOnNaN", "TimeLimit",
-    "Trainer", "__version__", "get_config", "get_num_threads", "initializers", "load",
-    "metrics", "save", "set_num_threads", "show_config",
+    "L1Loss", "Layer", "LeakyReLU", "LearningRateMonitor", "Linear", "Lion", "Loss", "MSELoss",
+    "Metric", "ModelCheckpoint", "MultiMarginLoss", "NAdam", "NonFiniteError", "Optimizer",
+    "Parallel", "PoissonNLLLoss", "ProgressBar", "QuantileLoss", "RAdam", "RMSprop", "ReLU",
+    "Residual", "Sequential", "SiLU", "Sigmoid", "SmoothL1Loss", "Softplus", "Tanh", "TensorBoard",
+    "TerminateOnNaN", "TimeLimit", "Trainer", "__version__", "get_config", "get_num_threads",
+    "initializers", "load", "metrics", "save", "set_num_threads", "show_config",
 ]  # fmt: skip

@@ -150,7 +150,7 @@ class Trainer:
 
     def _state(self) -> OptimizerState:
         """What the optimizer keeps for the model."""
-        return self.optimizer.state_for(self.model.store())
+        return self.optimizer.state_for(self.model)
 
     @contextmanager
     def _training(self) -> Iterator[None]:

@@ -4,10 +4,15 @@ Memory traffic a weight: read w, g and the states, write w and the states (Adam:
 Padding is 0 in w, g and the states, and stays 0.
 """
 
-from minidl.kernels.optimizer cimport ADAM, ADAMW, NUMBERS, SGD, Step, spread, updated
+from minidl.kernels.optimizer cimport (
+    ADAGRAD, ADAM, ADAMW, LION, NADAM, NUMBERS, RADAM, RMSPROP, SGD, Step, spread, updated,
+)
 from minidl.kernels.simd cimport vec
 
-KINDS = {"SGD": SGD, "Adam": ADAM, "AdamW": ADAMW}
+KINDS = {
+    "SGD": SGD, "Adam": ADAM, "AdamW": ADAMW, "NAdam": NADAM, "RAdam": RADAM, "RMSprop": RMSPROP,
+    "Adagrad": ADAGRAD, "Lion": LION,
+}
 
 
 cdef void update(
@@ -20,6 +25,7 @@ cdef void update(
 ) noexcept nogil:
     cdef Py_ssize_t i
     cdef vec k[NUMBERS]
-    spread(step, k)
+    cdef Step own = step[0]  # which no store into w or m can change: read once, not in the loop
+    spread(&own, k)
     for i in range(n):
-        w[i] = updated(step, k, w[i], g[i], m + i, stride)
+        w[i] = updated(&own, k, w[i], g[i], m + i, stride)
