@@ -1,6 +1,7 @@
 """What the tests share: lists of all layers, losses and optimizers, and all tolerances."""
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -417,3 +418,15 @@ OPTIMIZERS = [
     Named("Lion", {"lr": 1e-3, "betas": (0.8, 0.95), "weight_decay": 0.1}),
 ]
 optimizers = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+
+
+@contextmanager
+def torch_scalars(dtype):
+    """PyTorch's optimizers count steps, and NAdam its product, in PyTorch's default dtype."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield torch
+    finally:
+        torch.set_default_dtype(before)
