@@ -18,14 +18,14 @@ KINDS = {
 cdef void update(
     vec* w,             # IN, OUT (n,) in vectors
     const vec* g,       # IN (n,)
-    vec* m,             # IN, OUT (n,): the first state; those that an optimizer lacks stay untouched
+    vec* m,             # IN, OUT (n,): the first state; those that it lacks stay untouched
     Py_ssize_t stride,  # vectors from a state to the next
     Py_ssize_t n,
     const Step* step,
 ) noexcept nogil:
     cdef Py_ssize_t i
     cdef vec k[NUMBERS]
-    cdef Step own = step[0]  # which no store into w or m can change: read once, not in the loop
+    cdef Step own = step[0]     # a copy, which no store into w or m can change
     spread(&own, k)
     for i in range(n):
         w[i] = updated(&own, k, w[i], g[i], m + i, stride)

@@ -86,7 +86,6 @@ class Optimizer:
     """
 
     fixed: tuple[str, ...] = ("decay_bias_and_norm", "groups")  # arguments that cannot change
-    initial = 0.0  # value of the first state before the first step
     _kind = ""  # its name in the kernel
 
     def __init__(
@@ -116,6 +115,11 @@ class Optimizer:
     def moments(self) -> int:
         """Vectors of state, parallel to the parameters."""
         return 2
+
+    @property
+    def initial(self) -> float:
+        """Value of the first of them before the first step."""
+        return 0.0
 
     def state_for(self, model: Layer) -> OptimizerState:
         """The state for a model; a new one if it was for another model."""

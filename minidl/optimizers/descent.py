@@ -187,7 +187,7 @@ class Adagrad(Optimizer):
 
     @property
     def initial(self) -> float:
-        """Value of the state before the first step."""
+        """Value of the first of them before the first step."""
         return self.initial_accumulator_value
 
     def numbers(self) -> dict[str, Any]:
