@@ -92,7 +92,7 @@ class Repeated:
         self.high = len(plan.operations)
         self.program = plan.build()
         if optimizer is not None:
-            self.program.set_optimizer(*optimizer.numbers())
+            self.program.set_optimizer(**optimizer.numbers())
         fill()
         self.program.execute(0, self.low, rows)  # what the operations read from each other
 

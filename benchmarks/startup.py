@@ -160,7 +160,7 @@ for _ in range(50):
     for a, b in ((784, 128), (128, 64)):
         layers += [minidl.Linear(a, b), minidl.BatchNorm1d(b), minidl.ReLU()]
     model = minidl.Sequential(*layers, minidl.Linear(64, 10))
-    loss, state = minidl.CrossEntropyLoss().bound(y), minidl.Adam().state_for(model.store())
+    loss, state = minidl.CrossEntropyLoss().bound(y), minidl.Adam().state_for(model)
     start = time.perf_counter()
     BatchProgram(model, 784, 128, loss=loss, state=state)
     times.append(1e3 * (time.perf_counter() - start))

@@ -56,9 +56,8 @@ from minidl.losses import (
     SmoothL1Loss,
 )
 from minidl.metrics import Metric
-from minidl.optimizers import SGD, Adam, AdamW, Optimizer
+from minidl.optimizers import SGD, Adagrad, Adam, AdamW, Lion, NAdam, Optimizer, RAdam, RMSprop
 from minidl.parallel import get_num_threads, set_num_threads
-from minidl.serialization import load, save
 from minidl.schedulers import (
     ChainedScheduler,
     ConstantLR,
@@ -75,7 +74,7 @@ from minidl.schedulers import (
     SequentialLR,
     StepLR,
 )
-from minidl.serialization import FormatError, load, save
+from minidl.serialization import load, save
 from minidl.trainer import Trainer
 
 if typing.TYPE_CHECKING:
@@ -83,19 +82,19 @@ if typing.TYPE_CHECKING:
     from minidl.export import export_onnx
 
 __all__ = [
-    "ELU", "GELU", "SGD", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d", "CSVLogger",
-    "Callback", "ChainedScheduler", "Concat", "ConstantLR", "CosineAnnealingLR",
+    "ELU", "GELU", "SGD", "Adagrad", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d",
+    "CSVLogger", "Callback", "ChainedScheduler", "Concat", "ConstantLR", "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts", "CrossEntropyLoss", "Dropout", "EarlyStopping",
     "ExponentialLR", "Flatten", "FormatError", "FunctionLoss", "HingeLoss", "History",
     "HuberLoss", "Identity", "KLDivLoss", "L1Loss", "LambdaLR", "Layer", "LeakyReLU",
-    "LearningRateMonitor", "Linear", "LinearLR", "Loss", "MSELoss", "Metric", "ModelCheckpoint",
-    "MultiMarginLoss", "MultiStepLR", "NonFiniteError", "NpyFile", "OneCycleLR", "Optimizer",
-    "Parallel", "PoissonNLLLoss", "PolynomialLR", "ProgressBar", "QuantileLoss", "ReLU",
-    "ReduceLROnPlateau", "Residual", "Scheduler", "Sequential", "SequentialLR", "SiLU",
-    "Sigmoid", "SmoothL1Loss", "Softplus", "StepLR", "Tanh", "TensorBoard", "TerminateOnNaN",
-    "TimeLimit", "Trainer", "__version__", "export_onnx", "from_torch", "get_config",
-    "get_num_threads", "initializers", "load", "metrics", "save", "set_num_threads",
-    "show_config", "to_torch",
+    "LearningRateMonitor", "Linear", "LinearLR", "Lion", "Loss", "MSELoss", "Metric",
+    "ModelCheckpoint", "MultiMarginLoss", "MultiStepLR", "NAdam", "NonFiniteError", "NpyFile",
+    "OneCycleLR", "Optimizer", "Parallel", "PoissonNLLLoss", "PolynomialLR", "ProgressBar",
+    "QuantileLoss", "RAdam", "RMSprop", "ReLU", "ReduceLROnPlateau", "Residual", "Scheduler",
+    "Sequential", "SequentialLR", "SiLU", "Sigmoid", "SmoothL1Loss", "Softplus", "StepLR",
+    "Tanh", "TensorBoard", "TerminateOnNaN", "TimeLimit", "Trainer", "__version__",
+    "export_onnx", "from_torch", "get_config", "get_num_threads", "initializers", "load",
+    "metrics", "save", "set_num_threads", "show_config", "to_torch",
 ]  # fmt: skip
 
 # Imported when first asked for: most programs do without.

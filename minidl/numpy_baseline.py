@@ -618,28 +618,35 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """``g += wd p; m = momentum m + g; p -= lr m``, or ``p -= lr (g + momentum m)`` (Nesterov)."""
+    """``g += wd p; m = momentum m + g; p -= lr m``, or ``p -= lr (g + momentum m)`` (Nesterov).
+
+    ``dampening`` takes its share of each ``g`` that joins ``m`` but the first.
+    """
 
     def __init__(
         self,
         params: Sequence[Array],
         lr: float = 1e-3,
         momentum: float = 0.0,
+        dampening: float = 0.0,
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
         super().__init__(params, lr, weight_decay)
-        if nesterov and momentum <= 0:
-            raise ValueError("Nesterov's method needs a momentum")
-        self.momentum, self.nesterov = momentum, nesterov
+        if nesterov and (momentum <= 0 or dampening):
+            raise ValueError("Nesterov's method needs a momentum, and no dampening")
+        self.momentum, self.dampening, self.nesterov = momentum, dampening, nesterov
+        self.steps = 0
         self.velocity = [np.zeros_like(p) for p in self.params] if momentum else self.scratch
 
     def step(self, grads: Sequence[Array]) -> None:
+        self.steps += 1
+        gain = 1 - self.dampening if self.steps > 1 else 1.0
         for p, grad, v, work in zip(self.params, grads, self.velocity, self.scratch, strict=True):
             g = self._decayed(grad, p, work)
             if self.momentum:
                 v *= self.momentum
-                v += g
+                v += g if gain == 1 else np.multiply(g, gain, out=work)
                 g = np.add(g, self.momentum * v, out=work) if self.nesterov else v
             p -= np.multiply(g, self.lr, out=work)
 
@@ -647,7 +654,8 @@ class SGD(Optimizer):
 class Adam(Optimizer):
     """``p -= lr (m / a) / (sqrt(v / b) + eps)``; m, v are moving means of ``g`` and ``g^2``.
 
-    The bias corrections of step ``t`` are ``a = 1 - beta1^t`` and ``b = 1 - beta2^t``.
+    The bias corrections of step ``t`` are ``a = 1 - beta1^t`` and ``b = 1 - beta2^t``. With
+    ``amsgrad`` the greatest v so far stands in its place.
     """
 
     decoupled = False  # weight decay joins the gradient
@@ -659,19 +667,21 @@ class Adam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        amsgrad: bool = False,
     ) -> None:
         super().__init__(params, lr, weight_decay)
         self.betas, self.eps, self.steps = betas, eps, 0
         self.mean = [np.zeros_like(p) for p in self.params]
         self.square = [np.zeros_like(p) for p in self.params]
+        self.greatest = [np.zeros_like(p) for p in self.params] if amsgrad else self.square
 
     def step(self, grads: Sequence[Array]) -> None:
         self.steps += 1
         beta1, beta2 = self.betas
         root = math.sqrt(1 - beta2**self.steps)
         rate = self.lr * root / (1 - beta1**self.steps)
-        for p, grad, m, v, work in zip(
-            self.params, grads, self.mean, self.square, self.scratch, strict=True
+        for p, grad, m, v, top, work in zip(
+            self.params, grads, self.mean, self.square, self.greatest, self.scratch, strict=True
         ):
             if self.decoupled:
                 p *= 1 - self.lr * self.weight_decay
@@ -685,7 +695,7 @@ class Adam(Optimizer):
             work *= (1 - beta2) / (1 - beta1) ** 2  # (1 - beta2) g^2
             v *= beta2
             v += work
-            np.sqrt(v, out=work)
+            np.sqrt(v if top is v else np.maximum(top, v, out=top), out=work)
             work += self.eps * root
             np.divide(m, work, out=work)
             work *= rate
@@ -704,8 +714,165 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        amsgrad: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay)
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad)
+
+
+class RAdam(Optimizer):
+    """Adam, rectified: ``p -= lr r m / a / (sqrt(v / b) + eps / sqrt(b))``; first ``lr m / a``.
+
+    With ``q = 2 / (1 - beta2) - 1`` and ``s = q - 2 t beta2^t / b`` the factor ``r`` is
+    ``sqrt((s - 4) (s - 2) q / ((q - 4) (q - 2) s))``, and there is none as long as ``s <= 5``.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Array],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        super().__init__(params, lr, weight_decay)
+        self.betas, self.eps, self.steps = betas, eps, 0
+        self.decoupled = decoupled_weight_decay
+        self.mean = [np.zeros_like(p) for p in self.params]
+        self.square = [np.zeros_like(p) for p in self.params]
+
+    def step(self, grads: Sequence[Array]) -> None:
+        self.steps += 1
+        for p, grad, m, v, work in zip(
+            self.params, grads, self.mean, self.square, self.scratch, strict=True
+        ):
+            if self.decoupled:
+                p *= 1 - self.lr * self.weight_decay
+            g = grad if self.decoupled else self._decayed(grad, p, work)
+            m[...] = self.betas[0] * m + (1 - self.betas[0]) * g
+            v[...] = self.betas[1] * v + (1 - self.betas[1]) * g**2
+            p -= self.lr * self._direction(g, m, v)
+
+    def _direction(self, g: Array, m: Array, v: Array) -> Array:
+        """What the rate is multiplied with."""
+        t, (beta1, beta2) = self.steps, self.betas
+        a, b = 1 - beta1**t, 1 - beta2**t
+        q = 2 / (1 - beta2) - 1
+        s = q - 2 * t * beta2**t / b
+        if s <= 5:
+            return m / a
+        r = math.sqrt((s - 4) * (s - 2) * q / ((q - 4) * (q - 2) * s))
+        return r * math.sqrt(b) / a * m / (np.sqrt(v) + self.eps)
+
+
+class NAdam(RAdam):
+    """Adam with Nesterov's momentum ``mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2)``.
+
+    With the product P of ``mu_1`` to ``mu_t`` and the next ``mu'``:
+    ``p -= lr ((1 - mu_t) g / (1 - P) + mu' m / (1 - P mu')) / (sqrt(v / b) + eps)``.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Array],
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay)
+        self.momentum_decay = momentum_decay
+
+    def _momentum(self, t: int) -> float:
+        return float(self.betas[0] * (1 - 0.5 * 0.96 ** (t * self.momentum_decay)))
+
+    def _direction(self, g: Array, m: Array, v: Array) -> Array:
+        t = self.steps
+        mu, after = self._momentum(t), self._momentum(t + 1)
+        product = math.prod(self._momentum(i) for i in range(1, t + 1))
+        root = np.sqrt(v / (1 - self.betas[1] ** t)) + self.eps
+        return ((1 - mu) / (1 - product) * g + after / (1 - product * after) * m) / root
+
+
+class RMSprop(Optimizer):
+    """``v = alpha v + (1 - alpha) g^2; b = momentum b + g / (sqrt(v) + eps); p -= lr b``.
+
+    ``centered``: ``v - a^2`` under the root, ``a`` the moving mean of ``g``.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Array],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.0,
+        centered: bool = False,
+    ) -> None:
+        super().__init__(params, lr, weight_decay)
+        self.alpha, self.eps, self.momentum, self.centered = alpha, eps, momentum, centered
+        self.states = [(np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)) for p in self.params]
+
+    def step(self, grads: Sequence[Array]) -> None:
+        for p, grad, (v, a, b), work in zip(
+            self.params, grads, self.states, self.scratch, strict=True
+        ):
+            g = self._decayed(grad, p, work)
+            v[...] = self.alpha * v + (1 - self.alpha) * g**2
+            a[...] = self.alpha * a + (1 - self.alpha) * g
+            root = np.sqrt(np.maximum(v - a**2, 0) if self.centered else v)
+            b[...] = self.momentum * b + g / (root + self.eps)
+            p -= self.lr * b
+
+
+class Adagrad(Optimizer):
+    """``v += g^2; p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(v) + eps)``."""
+
+    def __init__(
+        self,
+        params: Sequence[Array],
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+    ) -> None:
+        super().__init__(params, lr, weight_decay)
+        self.lr_decay, self.eps, self.steps = lr_decay, eps, 0
+        self.sums = [np.full_like(p, initial_accumulator_value) for p in self.params]
+
+    def step(self, grads: Sequence[Array]) -> None:
+        rate = self.lr / (1 + self.steps * self.lr_decay)
+        self.steps += 1
+        for p, grad, v, work in zip(self.params, grads, self.sums, self.scratch, strict=True):
+            g = self._decayed(grad, p, work)
+            v += g**2
+            p -= rate * g / (np.sqrt(v) + self.eps)
+
+
+class Lion(Optimizer):
+    """``p *= 1 - lr wd; p -= lr sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g``."""
+
+    def __init__(
+        self,
+        params: Sequence[Array],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, lr, weight_decay)
+        self.betas = betas
+        self.mean = [np.zeros_like(p) for p in self.params]
+
+    def step(self, grads: Sequence[Array]) -> None:
+        beta1, beta2 = self.betas
+        for p, g, m in zip(self.params, grads, self.mean, strict=True):
+            p *= 1 - self.lr * self.weight_decay
+            p -= self.lr * np.sign(beta1 * m + (1 - beta1) * g)
+            m[...] = beta2 * m + (1 - beta2) * g
 
 
 # ---------------------------------------------------------------------------- networks

@@ -162,7 +162,7 @@ class Trainer:
 
     def _state(self) -> OptimizerState:
         """What the optimizer keeps for the model."""
-        return self.optimizer.state_for(self.model.store())
+        return self.optimizer.state_for(self.model)
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -211,7 +211,7 @@ class Trainer:
         self, use: str, columns: int, rows: int, loss: Loss, updates: Updates | None
     ) -> BatchProgram:
         """The program for a use, made anew if the model has changed or the batch has grown."""
-        made_of = None if updates is None else (updates.state, *updates[2:], repr(self.optimizer))
+        made_of = None if updates is None else (updates.state, *updates[2:])
         key = (
             *signature(self.model, columns),
             type(loss),

@@ -1,6 +1,7 @@
 """What the tests share: lists of all layers, losses and optimizers, and all tolerances."""
 
 from collections.abc import Callable
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -392,10 +393,40 @@ OPTIMIZERS = [
     Named("SGD", {"lr": 0.05, "momentum": 0.9}),
     Named("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
     Named("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    Named("SGD", {"lr": 0.05, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.01}),
     Named("Adam", {"lr": 0.01}),
     Named("Adam", {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6}),
     Named("Adam", {"lr": 0.01, "weight_decay": 0.1}),
     Named("AdamW", {"lr": 0.01}),
     Named("AdamW", {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.3}),
+    Named("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.1}),
+    Named("AdamW", {"lr": 0.01, "amsgrad": True}),
+    Named("NAdam", {"lr": 0.01}),
+    Named("NAdam", {"lr": 0.01, "betas": (0.8, 0.95), "weight_decay": 0.1, "momentum_decay": 0.1}),
+    Named("NAdam", {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    Named("RAdam", {"lr": 0.01}),
+    Named("RAdam", {"lr": 0.01, "betas": (0.8, 0.5), "weight_decay": 0.1}),
+    Named("RAdam", {"lr": 0.01, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    Named("RMSprop", {"lr": 0.01}),
+    Named("RMSprop", {"lr": 0.01, "alpha": 0.9, "weight_decay": 0.1, "momentum": 0.5}),
+    Named("RMSprop", {"lr": 0.01, "centered": True}),
+    Named("RMSprop", {"lr": 0.01, "momentum": 0.5, "centered": True, "eps": 1e-4}),
+    Named("Adagrad", {"lr": 0.05}),
+    Named("Adagrad", {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1}),
+    Named("Adagrad", {"lr": 0.05, "initial_accumulator_value": 0.1, "eps": 1e-6}),
+    Named("Lion", {"lr": 1e-3}),
+    Named("Lion", {"lr": 1e-3, "betas": (0.8, 0.95), "weight_decay": 0.1}),
 ]
 optimizers = pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+
+
+@contextmanager
+def torch_scalars(dtype):
+    """PyTorch's optimizers count steps, and NAdam its product, in PyTorch's default dtype."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        yield torch
+    finally:
+        torch.set_default_dtype(before)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from helpers import losses
+from helpers import losses, torch_scalars
 
 from minidl import numpy_baseline as baseline
 
@@ -36,6 +36,18 @@ OPTIMIZERS = [
     ("Adam", {"betas": (0.8, 0.99), "eps": 1e-3, "weight_decay": 0.1}),
     ("AdamW", {}),
     ("AdamW", {"betas": (0.8, 0.99), "weight_decay": 0.3}),
+    ("SGD", {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    ("Adam", {"amsgrad": True}),
+    ("AdamW", {"amsgrad": True}),
+    ("NAdam", {}),
+    ("NAdam", {"weight_decay": 0.1, "momentum_decay": 0.1}),
+    ("NAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("RAdam", {"weight_decay": 0.1}),
+    ("RAdam", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("RMSprop", {}),
+    ("RMSprop", {"alpha": 0.9, "weight_decay": 0.1, "momentum": 0.5, "centered": True}),
+    ("Adagrad", {}),
+    ("Adagrad", {"lr_decay": 0.1, "weight_decay": 0.1, "initial_accumulator_value": 0.1}),
 ]
 
 
@@ -223,21 +235,30 @@ def test_batchnorm_without_a_momentum_keeps_plain_means(rng):
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=[f"{n}-{o}" for n, o in OPTIMIZERS])
 def test_fifty_optimizer_steps_are_those_of_torch(name, options, rng):
-    torch = pytest.importorskip("torch")
-    params = [rng.normal(size=s) for s in [(5, 3), (5,)]]
-    leaves = [torch.tensor(p, requires_grad=True) for p in params]
-    ours = getattr(baseline, name)(params, lr=0.01, **options)
-    theirs = getattr(torch.optim, name)(leaves, lr=0.01, **options)
-    for _ in range(50):
-        grads = [rng.normal(size=p.shape) for p in params]
-        for leaf, grad in zip(leaves, grads, strict=True):
-            leaf.grad = torch.tensor(grad)
-        kept = [g.copy() for g in grads]
-        ours.step(grads)
-        theirs.step()
-        for param, leaf, grad, copy in zip(params, leaves, grads, kept, strict=True):
-            close(param, leaf, 1e-12, 1e-15)
-            np.testing.assert_array_equal(grad, copy)
+    with torch_scalars("float64") as torch:
+        params = [rng.normal(size=s) for s in [(5, 3), (5,)]]
+        leaves = [torch.tensor(p, requires_grad=True) for p in params]
+        ours = getattr(baseline, name)(params, lr=0.01, **options)
+        theirs = getattr(torch.optim, name)(leaves, lr=0.01, **options)
+        for _ in range(50):
+            grads = [rng.normal(size=p.shape) for p in params]
+            for leaf, grad in zip(leaves, grads, strict=True):
+                leaf.grad = torch.tensor(grad)
+            kept = [g.copy() for g in grads]
+            ours.step(grads)
+            theirs.step()
+            for param, leaf, grad, copy in zip(params, leaves, grads, kept, strict=True):
+                close(param, leaf, 1e-12, 1e-15)
+                np.testing.assert_array_equal(grad, copy)
+
+
+def test_lion_by_hand():
+    p = np.array([1.0, -2.0, 3.0])
+    lion = baseline.Lion([p], lr=0.1, betas=(0.5, 0.75), weight_decay=1.0)
+    lion.step([np.array([4.0, -8.0, 0.0])])
+    close(p, [0.8, -1.7, 2.7], 1e-12)
+    lion.step([np.array([-0.5, 8.0, 0.0])])  # m is now 1, -2 and 0
+    close(p, [0.62, -1.63, 2.43], 1e-12)
 
 
 def torch_twin(torch, network):

@@ -156,14 +156,16 @@ cdef void finish_tile(const Product* p, Py_ssize_t at, const vec* out, int rows,
     cdef vec* side = <vec*>p.side
     cdef vec x
     cdef vec k[NUMBERS]
+    cdef Step step  # a copy, which no store into a weight can change
     if p.finish == UPDATE:
-        spread(p.step, k)
+        step = p.step[0]
+        spread(&step, k)
     for i in range(rows):
         for j in range(cols):
             x = out[i * cols + j]
             place = at + i * p.ld + j
             if p.finish == UPDATE:
-                side[place] = updated(p.step, k, side[place], x, <vec*>p.m + place, p.stride)
+                side[place] = updated(&step, k, side[place], x, <vec*>p.m + place, p.stride)
             elif p.finish == BACKWARD:
                 c[place] = activation_gradient(p.activation, x, side[place], p.alpha, p.beta)
             else:

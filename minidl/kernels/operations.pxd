@@ -122,7 +122,7 @@ cdef struct State:
     double* epoch_loss
     double* epoch_correct
     double last_loss, last_norm
-    double product          # of the optimizer, at step `product_step` (see `next_product`)
+    double product          # of NAdam at step `product_step`; 0: not begun (see `next_product`)
     Py_ssize_t product_step
 
 cdef enum LastBatch:
@@ -138,6 +138,8 @@ cdef struct Frame:
     bint fresh, closes      # the first and the last batch of an update
     Py_ssize_t step, tick
     Step update[GROUPS]
+    double product          # see `State`
+    Py_ssize_t product_step
 
 
 cdef double part_of_update(const State* s, const Frame* f) noexcept nogil

@@ -26,7 +26,7 @@ from minidl.kernels.operations cimport (
     DONE, DROP, GRADIENT_NOT_FINITE, GROUPS, LOSS_NOT_FINITE, MERGE, PARAMETERS_NOT_FINITE, PYTHON,
     RUNNING, SOURCES, TIME_UP, Frame, Op, Segment, Source, State, execute_range, part_of_update,
 )
-from minidl.kernels.optimizer cimport Optimizer, Rate, step_of
+from minidl.kernels.optimizer cimport NADAM, Optimizer, Rate, next_product, step_of
 from minidl.kernels.random cimport shuffle
 from minidl.kernels.simd cimport VECTOR_BYTES, f32v, f64v
 from minidl.kernels.threads cimport Pace, Team, first_row, now, run, share, thread_limit, wait
@@ -104,6 +104,19 @@ cdef void end_epoch(State* s) noexcept nogil:
         s.status = DONE
 
 
+cdef void set_product(const State* s, Frame* f) noexcept nogil:
+    """NAdam's product at the update that is next: always made in the order 1, 2, 3, ..."""
+    if s.optimizer.kind != NADAM:
+        return
+    if not 0 < f.product_step <= f.step + 1:
+        f.product = 1.0
+        f.product_step = 0
+    while f.product_step <= f.step and f.product != 0.0:
+        f.product_step += 1
+        f.product = next_product(&s.optimizer, f.product_step, f.product)
+    f.product_step = f.step + 1
+
+
 cdef void set_rates(const State* s, Frame* f) noexcept nogil:
     """The optimizer's numbers for the update that is next, for each group of parameters."""
     cdef double lr = s.lr, beta1 = s.beta1
@@ -114,11 +127,12 @@ cdef void set_rates(const State* s, Frame* f) noexcept nogil:
         scheduled = s.rates + 2 * (f.step - s.rates_first)
         lr = scheduled[0]
         beta1 = beta1 if isnan(scheduled[1]) else scheduled[1]
+    set_product(s, f)
     for i in range(s.groups):
         rate = s.rate[i]
         rate.lr *= lr
         rate.beta1 = beta1
-        f.update[i] = step_of(&s.optimizer, &rate, f.step + 1, 1.0)
+        f.update[i] = step_of(&s.optimizer, &rate, f.step + 1, 1.0, f.product)
 
 
 cdef void set_rows(Frame* f, Py_ssize_t start, Py_ssize_t rows, Team* team) noexcept nogil:
@@ -163,6 +177,8 @@ cdef void train(void* context, Team* team) noexcept nogil:
     cdef Py_ssize_t interval = 1, until_look = 1
     cdef double look, looked = now()
     cdef int status
+    f.product = s.product
+    f.product_step = s.product_step
     while True:
         if batch == 0 and s.opens:
             begin_epoch(s, team)
@@ -211,6 +227,9 @@ cdef void train(void* context, Team* team) noexcept nogil:
             wait(team)
         if f.closes and tick >= s.last_tick:
             break
+    if team.rank == 0:  # every thread has read them: there was a barrier
+        s.product = f.product
+        s.product_step = f.product_step
 
 
 cdef struct Call:
@@ -326,22 +345,25 @@ cdef class Program:
     cdef int team_size(self) noexcept:
         return min(self.threads, thread_limit())
 
-    def set_optimizer(self, int kind, bint nesterov, double lr, double weight_decay, double beta1,
-                      double beta2, double eps, *, double clip=0.0, Py_ssize_t accumulate=1,
-                      groups=None):
+    def set_optimizer(self, *, int kind, double lr, double weight_decay, double beta1=0.0,
+                      double beta2=0.0, double eps=0.0, double extra=0.0, bint variant=False,
+                      double clip=0.0, Py_ssize_t accumulate=1, groups=None):
         """Numbers of the optimizer from the next update on.
 
+        What `beta1`, `beta2`, `extra` and `variant` mean depends on the kind: see `optimizer.pxd`.
         `clip` bounds each element of the gradient, 0: none. `groups` are (factor of lr,
         weight_decay) of each group of parameters; default: one.
         """
         cdef State* s = &self.state
-        s.optimizer = Optimizer(kind, nesterov, beta2, eps, clip)
-        s.lr = lr
-        s.beta1 = beta1
-        s.accumulate = accumulate
         groups = [(1.0, weight_decay)] if groups is None else groups
         if not 0 < len(groups) <= GROUPS:
             raise ValueError(f"groups: expected at most {GROUPS}, got {len(groups)}")
+        if beta1 != s.optimizer.beta1 or extra != s.optimizer.extra:
+            s.product_step = self.frame.product_step = 0
+        s.optimizer = Optimizer(kind, variant, beta1, beta2, eps, extra, clip)
+        s.lr = lr
+        s.beta1 = beta1
+        s.accumulate = accumulate
         s.groups = len(groups)
         for i, (factor, decay) in enumerate(groups):
             s.rate[i] = Rate(factor, decay, beta1)

@@ -1,0 +1,220 @@
+"""What all optimizers share: rates, groups of parameters, a step by hand; and their state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from minidl import checks
+from minidl.kernels.operations import KINDS as OPERATIONS
+from minidl.kernels.operations import VECTOR
+from minidl.kernels.optimizer import KINDS
+from minidl.kernels.program import Program
+from minidl.layers.base import Layer
+from minidl.memory import Array
+from minidl.optimizers.groups import Groups, as_groups, check_patterns, group_of
+from minidl.parameters import Parameter, Store
+
+
+class OptimizerState:
+    """What an optimizer keeps for a model.
+
+    Attributes
+    ----------
+    moments : ndarray of shape (moments, n)
+        Parallel to the flat vector of the trainable parameters.
+    average : ndarray of shape (n,) or None
+        The moving average of the parameters, if it was asked for after `average_from` steps.
+    step, tick : int
+        Updates made, and batches seen.
+    """
+
+    def __init__(self, store: Store, moments: int, initial: float = 0.0) -> None:
+        self.store = store
+        self.moments: Array = store.zeros(moments)
+        self.average: Array | None = None
+        self.average_from = 0
+        self.step = self.tick = 0
+        if initial:  # of the first moment; padding stays 0
+            for parameter in store.parameters:
+                if parameter.trainable:
+                    parameter.view(self.moments[0])[...] = initial
+
+    def begin_average(self) -> None:
+        """Keep a moving average from now on; the next update makes it equal to the parameters."""
+        if self.average is None:
+            self.average = self.store.zeros()
+            self.average[...] = self.store.values[: len(self.average)]
+            self.average_from = self.step
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all this."""
+        return self.moments.nbytes + (0 if self.average is None else self.average.nbytes)
+
+
+class Optimizer:
+    """Base of the optimizers, with the arguments that all have beside their own.
+
+    Parameters
+    ----------
+    lr : float
+    weight_decay : float
+    decay_bias_and_norm : bool, default True
+        False: no weight decay of what is not a weight matrix, that is of biases and of the
+        parameters of BatchNorm and the like, in all groups.
+    groups : list of dict, optional
+        Parameters with numbers of their own: ``{"params": pattern, "lr": ..., "weight_decay":
+        ...}``, one of the two or both. A pattern, or one of a list of them, is matched against the
+        full name as `state_dict` has it: ``"2.*"``, ``"*.bias"``. The first group that matches
+        counts; all other parameters have the optimizer's numbers. A schedule scales the rates of
+        all groups alike. Groups may be 8 in all, the optimizer's own included, and 4 where
+        ``decay_bias_and_norm=False`` splits each in two.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An argument does not fit; or, with the first step of a model, a pattern matches none of its
+        parameters.
+
+    Examples
+    --------
+    >>> import minidl
+    >>> model = minidl.Sequential(minidl.Linear(4, 8), minidl.ReLU(), minidl.Linear(8, 2))
+    >>> slow = minidl.SGD(lr=0.1, groups=[{"params": "0.*", "lr": 0.01}])
+    >>> trainer = minidl.Trainer(model, optimizer=slow)
+    """
+
+    fixed: tuple[str, ...] = ("decay_bias_and_norm", "groups")  # arguments that cannot change
+    _kind = ""  # its name in the kernel
+
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float,
+        decay_bias_and_norm: bool,
+        groups: Sequence[Mapping[str, Any]] | None,
+    ) -> None:
+        self.lr = checks.number(lr, "lr", 0)
+        self.weight_decay = checks.number(weight_decay, "weight_decay", 0)
+        checks.one_of(decay_bias_and_norm, (True, False), "decay_bias_and_norm")
+        self.decay_bias_and_norm = decay_bias_and_norm
+        self.groups: Groups | None = None if groups is None else as_groups(
+            groups, split=not decay_bias_and_norm
+        )  # fmt: skip
+        self._state: OptimizerState | None = None
+        self.rates()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Programs and states are made for an optimizer as it is, so some arguments stay."""
+        if name in self.fixed and name in self.__dict__:
+            raise AttributeError(f"{name}: cannot be changed; make a new {type(self).__name__}")
+        super().__setattr__(name, value)
+
+    @property
+    def moments(self) -> int:
+        """Vectors of state, parallel to the parameters."""
+        return 2
+
+    @property
+    def initial(self) -> float:
+        """Value of the first of them before the first step."""
+        return 0.0
+
+    def state_for(self, model: Layer) -> OptimizerState:
+        """The state for a model; a new one if it was for another model."""
+        store = model.store()
+        if self._state is None or self._state.store is not store:
+            names = [name for name, p in model.named_parameters() if p.trainable]
+            check_patterns(self.groups or [], names)
+            self._state = OptimizerState(store, self.moments, self.initial)
+        return self._state
+
+    def numbers(self) -> dict[str, Any]:
+        """Arguments of `Program.set_optimizer`."""
+        return {"kind": KINDS[self._kind], "lr": self.lr, "weight_decay": self.weight_decay}
+
+    def rates(self) -> list[tuple[float, float]]:
+        """Factor of lr, and weight_decay, of each group; the optimizer's own come first."""
+        rates = [(1.0, self.weight_decay)]
+        for i, group in enumerate(self.groups or []):
+            lr = group.get("lr", self.lr)
+            if lr != self.lr and self.lr == 0:
+                raise ValueError(f"lr: expected more than 0, since groups[{i}] has lr={lr}, got 0")
+            factor = lr / self.lr if lr != self.lr else 1.0
+            rates.append((factor, group.get("weight_decay", self.weight_decay)))
+        return rates if self.decay_bias_and_norm else rates + [(f, 0.0) for f, _ in rates]
+
+    def group_of(self, name: str, parameter: Parameter) -> int:
+        """Index in `rates()` of a parameter."""
+        groups = self.groups or []
+        split = not self.decay_bias_and_norm and not parameter.matrix
+        return group_of(groups, name) + (1 + len(groups) if split else 0)
+
+    def step(self, model: Layer) -> None:
+        """One update of a model's parameters from its `gradients()`.
+
+        `Trainer.fit` does this inside the compiled program; this is for loops of your own.
+        """
+        state = self.state_for(model)
+        store = state.store
+        itemsize = store.dtype.itemsize
+        vectors = (store.values, store.gradients, state.moments[0])
+        updates = [
+            (
+                OPERATIONS["UPDATE"],
+                0,
+                0.0,
+                0.0,
+                [parameter.at(v) for v in vectors],
+                [parameter.length(itemsize) * itemsize // VECTOR, self.group_of(name, parameter)],
+            )
+            for name, parameter in model.named_parameters()
+            if parameter.trainable
+        ]
+        program = Program(updates, [], itemsize, 1, 0, 0, stride=state.moments.strides[0])
+        program.set_optimizer(**self.numbers(), groups=self.rates())
+        program.execute(0, len(updates), 1, state.step)
+        state.step += 1
+        state.tick += 1
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments, as JSON can hold them.
+
+        Examples
+        --------
+        >>> import minidl
+        >>> minidl.Lion(lr=1e-3).config()["betas"]
+        [0.9, 0.99]
+        """
+        config = {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+        if self.groups is not None:
+            config["groups"] = [
+                {k: list(v) if k == "params" else v for k, v in group.items()}
+                for group in self.groups
+            ]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without the state, which belongs to a model."""
+        return {**self.__dict__, "_state": None}
+
+    def __repr__(self) -> str:
+        """The constructor call; arguments that all optimizers share only if they were given."""
+        usual = {"decay_bias_and_norm": True, "groups": None}
+        shown = (
+            f"{k}={v!r}"
+            for k, v in self.__dict__.items()
+            if not k.startswith("_") and (k not in usual or v != usual[k])
+        )
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def as_betas(betas: Sequence[float]) -> tuple[float, float]:
+    """Two decays of averages."""
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas: expected two numbers, got {betas!r}")
+    first, second = (
+        checks.number(b, f"betas[{i}]", 0, 1, open_high=True) for i, b in enumerate(betas)
+    )
+    return first, second
