@@ -1,4 +1,4 @@
-"""The graph of a model: nodes in order of execution, values between them. `Layer.lower` writes it."""
+"""The graph of a model: nodes in order of execution, values between them; of `Layer.lower`."""
 
 from __future__ import annotations
 
