@@ -324,7 +324,7 @@ class Plan:
 
     def gradient(self, parameter: Parameter) -> Any:
         """Where a parameter's gradient goes: a small buffer if the update follows at once."""
-        if self.updates_at_once and not parameter.matrix:
+        if self.updates_at_once and parameter.layout == "flat":
             return self.matrix(int(np.prod(parameter.shape)), 1)
         return parameter.at(self.store.gradients)
 

@@ -28,9 +28,18 @@ from minidl.lowering.emitters.elementwise import (
     dropout_backward,
     dropout_forward,
 )
+from minidl.lowering.emitters.embedding import embedding_backward, embedding_forward
 from minidl.lowering.emitters.linear import linear_backward, linear_forward
 from minidl.lowering.emitters.norms import batchnorm_backward, batchnorm_forward
 from minidl.lowering.emitters.python import python_backward, python_forward
+from minidl.lowering.emitters.rows import (
+    layernorm_backward,
+    layernorm_forward,
+    prelu_backward,
+    prelu_forward,
+    softmax_backward,
+    softmax_forward,
+)
 
 if TYPE_CHECKING:
     from minidl.lowering.graph import Node
@@ -48,6 +57,10 @@ EMITTERS = {
     "linear": Emitter(linear_forward, linear_backward),
     "activation": Emitter(activation_forward, activation_backward),
     "batchnorm": Emitter(batchnorm_forward, batchnorm_backward),
+    "layernorm": Emitter(layernorm_forward, layernorm_backward),
+    "softmax": Emitter(softmax_forward, softmax_backward),
+    "prelu": Emitter(prelu_forward, prelu_backward),
+    "embedding": Emitter(embedding_forward, embedding_backward),
     "dropout": Emitter(dropout_forward, dropout_backward),
     "add": Emitter(add_forward, add_backward),
     "columns": Emitter(columns_forward, columns_backward),
