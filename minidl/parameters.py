@@ -19,24 +19,28 @@ def few_outputs(shape: tuple[int, ...], itemsize: int) -> bool:
 
 
 class Parameter:
-    """An array of a layer, and its place in a `Store`.
+    """An array of a layer, and its place in a `Store`. Users see it in PyTorch's shape, as a view.
 
-    A weight matrix (out_features, in_features) is held transposed, rows padded: that is how the
-    forward product reads it. One with few outputs is held as it is, since the padding of its
-    transpose would be most of it. Users see it in PyTorch's shape, as a view.
+    `layout` says how it is held:
+
+    - ``"flat"``: its elements one after the other, in C order.
+    - ``"rows"``: a matrix, each row padded to whole cache lines.
+    - ``"weight"``: a weight matrix (out_features, in_features), transposed, rows padded: that is
+      how the forward product reads it. One with few outputs is held as ``"rows"``, since the
+      padding of its transpose would be most of it.
     """
 
-    def __init__(self, values: Array, *, trainable: bool = True, matrix: bool = False) -> None:
+    def __init__(self, values: Array, *, trainable: bool = True, layout: str = "flat") -> None:
         self.shape = values.shape
         self.trainable = trainable
-        self.matrix = matrix
-        self.transposed = matrix and not few_outputs(values.shape, values.itemsize)
+        self.layout = layout
+        self.transposed = layout == "weight" and not few_outputs(values.shape, values.itemsize)
         self.store = Store([self], values.dtype)
         self.array[...] = values
 
     def length(self, itemsize: int) -> int:
         """Elements that it takes up, padding included."""
-        if self.matrix:
+        if self.layout != "flat":
             rows, columns = self.shape[::-1] if self.transposed else self.shape
             return int(rows) * row_bytes(columns, itemsize) // itemsize
         return row_bytes(int(np.prod(self.shape)), itemsize) // itemsize
@@ -45,7 +49,7 @@ class Parameter:
         """This parameter's part of a flat vector, in its own shape."""
         start = self.store.offsets[id(self)]
         part = flat[start : start + self.length(flat.itemsize)]
-        if self.matrix:
+        if self.layout != "flat":
             rows, columns = self.shape[::-1] if self.transposed else self.shape
             part = part.reshape(rows, row_bytes(columns, flat.itemsize) // flat.itemsize)
             return part[:, :columns].T if self.transposed else part[:, :columns]

@@ -110,7 +110,21 @@ LAYERS: dict[str, Callable[[], minidl.Layer]] = {
     "Linear without bias": lambda: minidl.Linear(FEATURES, 7, bias=False, seed=1),
     "BatchNorm1d": lambda: minidl.BatchNorm1d(FEATURES),
     "Dropout": lambda: minidl.Dropout(0.4, seed=1),
+    "LayerNorm": lambda: minidl.LayerNorm(FEATURES),
+    "LayerNorm without bias": lambda: minidl.LayerNorm(FEATURES, bias=False),
+    "LayerNorm without parameters": lambda: minidl.LayerNorm(FEATURES, elementwise_affine=False),
+    "RMSNorm": lambda: minidl.RMSNorm(FEATURES),
+    "RMSNorm without parameters": lambda: minidl.RMSNorm(FEATURES, elementwise_affine=False),
+    "Softmax": minidl.Softmax,
+    "PReLU": minidl.PReLU,
+    "PReLU by columns": lambda: minidl.PReLU(FEATURES, 0.1),
     **{str(a): a.make for a in ACTIVATIONS},
+    "Residual": lambda: minidl.Residual(minidl.Linear(FEATURES, FEATURES, seed=1)),
+    "Concat": lambda: minidl.Concat(minidl.Identity(), minidl.Linear(FEATURES, 3, seed=1)),
+    "Parallel": lambda: minidl.Parallel(
+        minidl.Linear(3, 2, seed=1), minidl.Tanh(), columns=[3, 2]
+    ),
+    "Flatten": minidl.Flatten,
     "Sequential": lambda: minidl.Sequential(
         minidl.Sequential(minidl.Linear(FEATURES, 4), minidl.Tanh()), minidl.Linear(4, 2), seed=1
     ),

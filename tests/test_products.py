@@ -12,7 +12,7 @@ from helpers import DTYPES, OPENMP, RTOL, assert_close, dtypes, optimizers, same
 
 import minidl
 from minidl.lowering import plan
-from minidl.lowering.emitters import _by_columns
+from minidl.lowering.emitters.linear import _by_columns
 from minidl.parameters import few_outputs
 
 # features, outputs, rows of the batch

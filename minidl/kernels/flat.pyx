@@ -5,7 +5,7 @@ The moving average is that of PyTorch's `torch.optim.swa_utils.get_ema_multi_avg
 mean += (1 - decay)(w - mean).
 """
 
-from minidl.kernels.simd cimport f32v, fma, lanes, splat, vec
+from minidl.kernels.simd cimport f32v, first_lanes, fma, lanes, splat, sum_of_lanes, vec
 
 
 cdef void add(
@@ -16,6 +16,26 @@ cdef void add(
     cdef Py_ssize_t i
     for i in range(n):
         y[i] = a[i] + b[i]
+
+
+cdef void add_blocks(
+    vec* y,             # OUT (n,) in vectors: sum of the blocks, in their order
+    const vec* partial,     # IN (blocks, n)
+    Py_ssize_t blocks,
+    Py_ssize_t distance,    # from block to block, in vectors
+    Py_ssize_t n,
+    bint one,           # the lanes of a vector too make one sum, which stands in the first
+    bint accumulate,    # add to y
+) noexcept nogil:
+    cdef Py_ssize_t b, i
+    cdef vec total
+    for i in range(n):
+        total = partial[i]
+        for b in range(1, blocks):
+            total = total + partial[b * distance + i]
+        if one:
+            total = first_lanes(splat(total, sum_of_lanes(total)), 1)
+        y[i] = y[i] + total if accumulate else total
 
 
 cdef void average(

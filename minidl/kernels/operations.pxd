@@ -39,6 +39,15 @@ cdef enum Kind:
     AVERAGE         # mean w                                       count first  a decay
     BARRIER
     PYTHON          # (none)                                       index
+    LAYERNORM       # y kept x gamma beta                          columns ld centered  a eps
+    LAYERNORM_BACKWARD   # dx partial dy x kept gamma              columns ld centered
+    SOFTMAX         # y x                                          columns ld
+    SOFTMAX_BACKWARD     # dx dy y                                 columns ld
+    PRELU           # y x w                                        width ld one
+    PRELU_BACKWARD  # dx partial dy x w                            width ld one
+    BLOCK_SUMS      # y partial                                    length first distance one
+    EMBEDDING       # y x table             fields size categories ldx ldy ldt
+    EMBEDDING_GRADIENT   # dtable dy x      fields size categories ldx ldy ldt
 
 cdef enum:
     POINTERS = 8

@@ -13,16 +13,20 @@ from minidl.kernels.batchnorm cimport (
     REPLICA, STATISTICS, batchnorm_backward, block_gradients, block_statistics, merge_gradients,
     merge_statistics, normalize, running_statistics,
 )
-from minidl.kernels.flat cimport add, average, squares
+from minidl.kernels.embedding cimport embedding_forward, embedding_gradient
+from minidl.kernels.flat cimport add, add_blocks, average, squares
+from minidl.kernels.layernorm cimport layernorm_backward, layernorm_forward
 from minidl.kernels.loss cimport SUMS as LOSS_SUMS, loss_block, row_weight
 from minidl.kernels.matmul cimport (
     linear_backward_bias, linear_backward_input, linear_backward_weight, linear_forward, vectors,
 )
 from minidl.kernels.optimizer cimport Step, update
+from minidl.kernels.prelu cimport prelu_backward, prelu_forward
 from minidl.kernels.random cimport dropout
 from minidl.kernels.simd cimport (
     TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat_f32v, splat_f64v, vec,
 )
+from minidl.kernels.softmax cimport softmax_backward, softmax_forward
 from minidl.kernels.threads cimport MAX_BLOCKS, Team, block_count, share, wait
 
 # The numbers of the operations, for the lowering.
@@ -35,6 +39,9 @@ KINDS = {
     "ACTIVATION_BACKWARD": ACTIVATION_BACKWARD, "DROPOUT": DROPOUT, "ADD": ADD,
     "COLUMNS": COLUMNS, "ZERO": ZERO, "LOSS": LOSS, "LOSS_TOTAL": LOSS_TOTAL, "NORM": NORM,
     "CLIP": CLIP, "UPDATE": UPDATE, "AVERAGE": AVERAGE, "BARRIER": BARRIER, "PYTHON": PYTHON,
+    "LAYERNORM": LAYERNORM, "LAYERNORM_BACKWARD": LAYERNORM_BACKWARD, "SOFTMAX": SOFTMAX,
+    "SOFTMAX_BACKWARD": SOFTMAX_BACKWARD, "PRELU": PRELU, "PRELU_BACKWARD": PRELU_BACKWARD,
+    "BLOCK_SUMS": BLOCK_SUMS, "EMBEDDING": EMBEDDING, "EMBEDDING_GRADIENT": EMBEDDING_GRADIENT,
 }
 BLOCKS = MAX_BLOCKS
 VECTOR = VECTOR_BYTES
@@ -323,7 +330,51 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
         high = share(o.n[0], team.size, team.rank + 1)
         average(<vec*>o.p[0] + low, <const vec*>o.p[1] + low, high - low,
                 0.0 if f.step == o.n[1] else o.a)
+    elif o.kind == LAYERNORM:
+        layernorm_forward(<vec*>o.p[0], <double*>o.p[1], <const vec*>o.p[2], <const vec*>o.p[3],
+                          <const vec*>o.p[4], first, last, o.n[0], o.n[1], o.a, o.n[2])
+    elif o.kind == SOFTMAX:
+        softmax_forward(<vec*>o.p[0], <const vec*>o.p[1], first, last, o.n[0], o.n[1])
+    elif o.kind == SOFTMAX_BACKWARD:
+        softmax_backward(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2], first, last,
+                         o.n[0], o.n[1])
+    elif o.kind == PRELU:
+        prelu_forward(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2], first, last, o.n[0],
+                      o.n[1], o.n[2])
+    elif o.kind == LAYERNORM_BACKWARD or o.kind == PRELU_BACKWARD:
+        row_gradients(like, o, f, team)
+    elif o.kind == BLOCK_SUMS:
+        low = share(o.n[0], team.size, team.rank)
+        high = share(o.n[0], team.size, team.rank + 1)
+        add_blocks(<vec*>o.p[0] + low, <const vec*>o.p[1] + o.n[1] + low, block_count(f.rows),
+                   o.n[2], high - low, o.n[3], not f.fresh)
+    elif o.kind == EMBEDDING:
+        embedding_forward(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2], first, last,
+                          o.n[0], o.n[1], o.n[2], o.n[3], o.n[4], o.n[5])
+    elif o.kind == EMBEDDING_GRADIENT:
+        low = share(o.n[2] * o.n[5], team.size, team.rank)
+        high = share(o.n[2] * o.n[5], team.size, team.rank + 1)
+        embedding_gradient(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2], f.rows, low, high,
+                           o.n[0], o.n[1], o.n[2], o.n[3], o.n[4], o.n[5], not f.fresh)
     return 0
+
+
+cdef void row_gradients(vec like, const Op* o, const Frame* f, Team* team) noexcept nogil:
+    """LAYERNORM_BACKWARD and PRELU_BACKWARD: rows in their blocks, which each have sums."""
+    cdef Py_ssize_t b, low, high, blocks = block_count(f.rows), ld = o.n[1]
+    cdef vec* partial
+    for b in range(share(blocks, team.size, team.rank),
+                   share(blocks, team.size, team.rank + 1)):
+        low = share(f.rows, blocks, b)
+        high = share(f.rows, blocks, b + 1)
+        partial = <vec*>o.p[1]
+        if o.kind == PRELU_BACKWARD:
+            prelu_backward(<vec*>o.p[0], partial + b * ld, <const vec*>o.p[2],
+                           <const vec*>o.p[3], <const vec*>o.p[4], low, high, o.n[0], ld, o.n[2])
+        else:
+            layernorm_backward(<vec*>o.p[0], partial + 2 * b * ld if partial else <vec*>NULL,
+                               <const vec*>o.p[2], <const vec*>o.p[3], <const double*>o.p[4],
+                               <const vec*>o.p[5], low, high, o.n[0], ld, o.n[2])
 
 
 cdef int clip_norm(State* s, const double* partial, double greatest, Frame* f, Team* team

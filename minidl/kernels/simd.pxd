@@ -157,6 +157,18 @@ cdef extern from * nogil:
         I lane;                                                                                 \\
         for (int i = 0; i < V_LANES(a); i++) lane[i] = i;                                       \\
         return (V)((I)a & (lane < (I){0} + (int)n)); }                                          \\
+      /* sum of the lanes, and the largest one, in pairs */                                       \\
+      V_INLINE double sum_##V(V a) {                                                            \\
+        T x[V_LANES(a)];                                                                        \\
+        memcpy(x, &a, sizeof a);                                                                \\
+        for (int h = V_LANES(a) / 2; h; h /= 2) for (int i = 0; i < h; i++) x[i] += x[i + h];   \\
+        return x[0]; }                                                                          \\
+      V_INLINE double largest_##V(V a) {                                                        \\
+        T x[V_LANES(a)];                                                                        \\
+        memcpy(x, &a, sizeof a);                                                                \\
+        for (int h = V_LANES(a) / 2; h; h /= 2) for (int i = 0; i < h; i++)                     \\
+          x[i] = x[i] > x[i + h] ? x[i] : x[i + h];                                             \\
+        return x[0]; }                                                                          \\
       /* 2**n for n given as magic + n, where that is a normal number */                         \\
       V_INLINE V power_##V(V n, V magic) {                                                      \\
         return (V)(((I)n - (I)magic + BIAS) << MANTISSA); }                                     \\
@@ -242,6 +254,10 @@ cdef extern from * nogil:
     f64v scale_f64v(f64v p, f64v n, f64v magic) noexcept
     f32v first_f32v(f32v a, Py_ssize_t n) noexcept
     f64v first_f64v(f64v a, Py_ssize_t n) noexcept
+    double sum_f32v(f32v a) noexcept
+    double sum_f64v(f64v a) noexcept
+    double largest_f32v(f32v a) noexcept
+    double largest_f64v(f64v a) noexcept
     f32v power_f32v(f32v n, f32v magic) noexcept
     f64v power_f64v(f64v n, f64v magic) noexcept
     f32v split_f32v(f32v x, f32v* e) noexcept
@@ -367,6 +383,22 @@ cdef inline vec first_lanes(vec a, Py_ssize_t n) noexcept nogil:
         return first_f64v(a, n)
 
 
+cdef inline double sum_of_lanes(vec a) noexcept nogil:
+    """In pairs, in the vector's own precision."""
+    if vec is f32v:
+        return sum_f32v(a)
+    else:
+        return sum_f64v(a)
+
+
+cdef inline double largest_lane(vec a) noexcept nogil:
+    """The largest element, where none is NaN."""
+    if vec is f32v:
+        return largest_f32v(a)
+    else:
+        return largest_f64v(a)
+
+
 cdef inline vec vpower(vec n, vec magic) noexcept nogil:
     """2**n, for n given as magic + n; for normal results."""
     if vec is f32v:
@@ -401,3 +433,8 @@ cdef inline Py_ssize_t lanes(vec like) noexcept nogil:
         return VECTOR_BYTES // 4
     else:
         return VECTOR_BYTES // 8
+
+
+cdef inline vec within(vec a, Py_ssize_t j, Py_ssize_t columns) noexcept nogil:
+    """Vector j of a row of so many columns, its padding as zeros."""
+    return first_lanes(a, min(lanes(a), columns - j * lanes(a)))

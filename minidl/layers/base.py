@@ -56,11 +56,14 @@ class Layer:
     # Parameters.
 
     def add_parameter(
-        self, name: str, values: npt.ArrayLike, *, trainable: bool = True, matrix: bool = False
+        self, name: str, values: npt.ArrayLike, *, trainable: bool = True, layout: str = "flat"
     ) -> None:
-        """Make a parameter; not trainable ones are saved, but no gradient is asked for."""
+        """Make a parameter; not trainable ones are saved, but no gradient is asked for.
+
+        `layout` is that of `minidl.parameters.Parameter`.
+        """
         array = np.array(values, self.dtype)
-        self._parameters[name] = Parameter(array, trainable=trainable, matrix=matrix)
+        self._parameters[name] = Parameter(array, trainable=trainable, layout=layout)
 
     def __getattr__(self, name: str) -> Any:
         """Parameters as attributes: a view of the current values."""
@@ -291,7 +294,7 @@ class Layer:
         state.pop("_predictor", None)
         state.pop("_quick", None)
         state["_parameters"] = {
-            name: (p.array.copy(), p.trainable, p.matrix) for name, p in self._parameters.items()
+            name: (p.array.copy(), p.trainable, p.layout) for name, p in self._parameters.items()
         }
         return state
 
@@ -299,8 +302,8 @@ class Layer:
         """Make the parameters anew."""
         parameters = state.pop("_parameters")
         self.__dict__.update(state, _parameters={})
-        for name, (values, trainable, matrix) in parameters.items():
-            self._parameters[name] = Parameter(values, trainable=trainable, matrix=matrix)
+        for name, (values, trainable, layout) in parameters.items():
+            self._parameters[name] = Parameter(values, trainable=trainable, layout=layout)
 
     def set_dtype(self, dtype: np.dtype[np.floating]) -> None:
         """Convert this layer, and those inside it, to a dtype."""

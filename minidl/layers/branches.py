@@ -51,6 +51,10 @@ class Concat(Container):
         """Columns of all branches."""
         return sum(branch.output_features(in_features) for branch in self._layers)
 
+    def inputs_of_children(self, in_features: int) -> list[int]:
+        """All columns for each branch."""
+        return [in_features] * len(self._layers)
+
     def categories(self, first: int, columns: int) -> Iterator[tuple[int, int, int]]:
         """Those of all branches."""
         for branch in self._layers:
@@ -123,6 +127,10 @@ class Parallel(Container):
         """Columns of all outputs."""
         pairs = zip(self._layers, self.columns, strict=True)
         return sum(branch.output_features(columns) for branch, columns in pairs)
+
+    def inputs_of_children(self, in_features: int) -> list[int]:
+        """Columns of each branch."""
+        return self.columns
 
     def categories(self, first: int, columns: int) -> Iterator[tuple[int, int, int]]:
         """Those of the branches, each in its own columns."""

@@ -62,7 +62,7 @@ class Linear(Layer):
         self.has_bias = bool(bias)
         self.weight_init = initializers.get(weight_init, "weight_init")
         self.bias_init = None if bias_init is None else initializers.get(bias_init, "bias_init")
-        self.add_parameter("weight", np.zeros((out_features, in_features)), matrix=True)
+        self.add_parameter("weight", np.zeros((out_features, in_features)), layout="weight")
         if bias:
             self.add_parameter("bias", np.zeros(out_features))
         self.reset_parameters(np.random.default_rng(seed))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minidl import checks
+from minidl.layers.activations import Identity
 from minidl.layers.base import Layer
 from minidl.layers.container import Container
+from minidl.layers.flatten import Flatten
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -79,9 +81,11 @@ class Sequential(Container):
         return None
 
     def categories(self, first: int, columns: int) -> Iterator[tuple[int, int, int]]:
-        """Those of the first layer, which alone sees the input."""
-        if self._layers:
-            yield from self._layers[0].categories(first, columns)
+        """Those of the layers that see the input: the first, and one behind layers without effect."""
+        for layer in self._layers:
+            yield from layer.categories(first, columns)
+            if not isinstance(layer, (Flatten, Identity)):
+                return
 
     def flattens(self) -> bool:
         """True if the first layer takes rows of any shape."""

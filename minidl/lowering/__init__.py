@@ -1,7 +1,7 @@
 """From layers to a program: the list of operations that `kernels/program.pyx` runs.
 
 1. `Layer.lower` writes a `Graph` (`graph.py`).
-2. `Plan` turns nodes into operations over buffers (`plan.py`; `emitters.py` has each kind's).
+2. `Plan` turns nodes into operations over buffers (`plan.py`; `emitters` has each kind's).
 3. `programs.py` has the programs of a layer by itself and of a model over many batches.
 """
 

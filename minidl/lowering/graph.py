@@ -51,6 +51,7 @@ class Graph:
         self.training = training
         self.split_input = split_input
         self.nodes: list[Node] = []
+        self.categories = set(model.categories(0, in_features))  # as the door has checked them
         self.input = Value(in_features)
         self.inputs = [self.input]
         self.output = model.lower(self, self.input)
@@ -82,6 +83,16 @@ class Graph:
         part = self.add("columns", layer, (x,), columns)
         part.first = first
         return part
+
+    def place_in_input(self, x: Value) -> int | None:
+        """The first of the columns of the input that x is; None if it is something else."""
+        first = x.first
+        while x.producer is not None:
+            if x.producer.kind != "columns":
+                return None
+            x = x.producer.x
+            first += x.first
+        return first
 
     def trains(self, layer: Layer) -> bool:
         """True if a layer is lowered for training."""

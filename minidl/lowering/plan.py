@@ -1,7 +1,7 @@
 """From a graph to the operations and buffers of a program.
 
 `Plan` goes through the nodes: forward, loss, backward in reverse order. What a kind of node becomes
-stands in `emitters.py`. The buffers are then placed in one workspace, and the program gets their
+stands in `emitters`. The buffers are then placed in one workspace, and the program gets their
 addresses.
 
 Threads own rows of the batch, so forward and backward need no barrier but at BatchNorm; weight
@@ -110,7 +110,7 @@ class Plan:
         self.shared: set[Buffer] = set()  # gradients that something else reads later
         self.waiting = {x: len(x.readers) for x in self._values()}  # readers that have yet to give
         self.applied: set[Value] = set()  # activations whose derivative is in the gradient already
-        self.replicas: dict[Node, Buffer] = {}
+        self.statistics: dict[Node, Buffer] = {}
         self.weight_operations: list[Callable[[], None]] = []
         self.label: Buffer | None = None
         self.target: Buffer | None = None
@@ -324,7 +324,7 @@ class Plan:
 
     def gradient(self, parameter: Parameter) -> Any:
         """Where a parameter's gradient goes: a small buffer if the update follows at once."""
-        if self.updates_at_once and not parameter.matrix:
+        if self.updates_at_once and parameter.layout == "flat":
             return self.matrix(int(np.prod(parameter.shape)), 1)
         return parameter.at(self.store.gradients)
 
