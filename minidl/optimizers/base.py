@@ -148,7 +148,7 @@ class Optimizer:
     def group_of(self, name: str, parameter: Parameter) -> int:
         """Index in `rates()` of a parameter."""
         groups = self.groups or []
-        split = not self.decay_bias_and_norm and not parameter.matrix
+        split = not self.decay_bias_and_norm and parameter.layout == "flat"
         return group_of(groups, name) + (1 + len(groups) if split else 0)
 
     def step(self, model: Layer) -> None:
