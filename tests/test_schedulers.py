@@ -759,15 +759,16 @@ def test_a_callback_may_change_the_optimizers_numbers():
         every = 3
 
         def on_train_batch_end(self, step, logs):
-            self.trainer.optimizer.momentum = 1 / step
-            if step == 9:
+            if step < 9:
+                self.trainer.optimizer.momentum = 1 / step
+            else:
                 self.trainer.optimizer.lr = 0.05
 
     schedule = minidl.StepLR(5, 0.5, interval="step")
     trained, own = trainer(schedule), trainer(None)
     fit(trained, 2, shuffle=False, callbacks=[Change()])
     for step in range(12):
-        if step and step % 3 == 0:
+        if step in (3, 6):
             own.optimizer.momentum = 1 / step
         own.optimizer.lr = schedule.rate(0.1 if step < 9 else 0.05, step)
         rows = slice(step % 6 * 10, step % 6 * 10 + 10)
