@@ -754,6 +754,28 @@ def test_the_rate_in_the_history_is_that_of_the_epochs_last_update(monkeypatch):
     assert history["lr"] == [schedule.rate(0.1, 6 * e + 5) for e in range(5)]
 
 
+def test_a_callback_may_change_the_optimizers_numbers():
+    class Change(minidl.Callback):
+        every = 3
+
+        def on_train_batch_end(self, step, logs):
+            if step < 9:
+                self.trainer.optimizer.momentum = 1 / step
+            else:
+                self.trainer.optimizer.lr = 0.05
+
+    schedule = minidl.StepLR(5, 0.5, interval="step")
+    trained, own = trainer(schedule), trainer(None)
+    fit(trained, 2, shuffle=False, callbacks=[Change()])
+    for step in range(12):
+        if step in (3, 6):
+            own.optimizer.momentum = 1 / step
+        own.optimizer.lr = schedule.rate(0.1 if step < 9 else 0.05, step)
+        rows = slice(step % 6 * 10, step % 6 * 10 + 10)
+        own.train_step(X[rows], Y[rows])
+    assert same_bits(values(trained), values(own))
+
+
 class Batches:
     """Batches, without saying how many."""
 
@@ -817,6 +839,11 @@ def test_an_interrupted_epoch_goes_on_with_its_rates():
         seen = Rates()
         fit(two, 3, callbacks=[seen])
         assert same_bits(values(one), values(two))
+        three = trainer(schedule)
+        with pytest.raises(KeyboardInterrupt):
+            fit(three, 3, callbacks=[Stop()])
+        fit(three, 3)  # unwatched, in one run
+        assert same_bits(values(one), values(three))
         t = np.arange(4, 19) if interval == "step" else np.arange(4, 19) // 6
         assert seen.rates == [schedule.rate(0.1, int(i)) for i in t]
 
