@@ -206,15 +206,15 @@ def matrix_shape(shape: tuple[int, ...], features: int | None, name: str) -> Non
         raise ValueError(f"{name}: expected {features} features (columns), got shape {shape}")
 
 
-def not_empty(array: Array, name: str) -> None:
+def not_empty(array: Any, name: str) -> None:
     """At least one row."""
-    if len(array) == 0:
+    if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one row, got shape {array.shape}")
 
 
 def same_rows(shape: tuple[int, ...], rows: int, name: str, other: str = "X") -> None:
     """As many rows as another argument."""
-    if shape[0] != rows:
+    if shape[:1] != (rows,):
         raise ValueError(f"{name}: expected {rows} rows, as many as {other} has, got shape {shape}")
 
 
