@@ -44,7 +44,10 @@ def test_docstrings(name):
 
 
 # What is marked `py` needs more than `pip install minidl`.
-@pytest.mark.parametrize(("marks", "needs"), [("python", []), ("python|py", ["torch", "onnx"])])
+OPTIONAL = ["torch", "onnx", "matplotlib", "pandas", "pyarrow", "scipy"]
+
+
+@pytest.mark.parametrize(("marks", "needs"), [("python", []), ("python|py", OPTIONAL)])
 def test_the_readme(marks, needs, tmp_path):
     """Its Python blocks run from top to bottom, in one session, away from the source tree."""
     for module in needs:
@@ -62,3 +65,11 @@ def test_the_readme(marks, needs, tmp_path):
         capture_output=True,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_readme_lists_all_public_names():
+    """Once each, in the table at its end."""
+    section = README.read_text(encoding="utf-8").split("\n## All names\n")[1].split("\n## ")[0]
+    listed = re.findall(r"`(\w+)`", section.partition("|")[2])
+    assert set(minidl.__all__) - set(listed) == set()
+    assert len(listed) == len(set(listed))

@@ -1,5 +1,6 @@
 """The programs in examples/ run and have something to say."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,11 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # Libraries beside minidl's own that an example imports.
-NEEDS = {"from_pytorch_and_back": ["torch"]}
+NEEDS = {
+    "diabetes": ["sklearn"],
+    "digits": ["sklearn", "matplotlib"],
+    "from_pytorch_and_back": ["torch"],
+}
 
 
 def test_there_are_examples():
@@ -22,6 +27,7 @@ def test_an_example_runs(path, tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-P", path],
         cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # whatever they write goes with the test
         timeout=120,
         text=True,
         capture_output=True,
