@@ -31,6 +31,20 @@ def positive_int(value: Any, name: str, least: int = 1) -> int:
     return int(value)
 
 
+def count(value: Any, name: str, least: int = 0) -> int:
+    """An integer that the kernels can count to."""
+    if positive_int(value, name, least) >= 2**62:
+        raise ValueError(f"{name}: expected an integer below 2**62, got {value!r}")
+    return int(value)
+
+
+def seed(value: Any, name: str) -> int:
+    """An integer of 64 bits, as the kernels have their seeds."""
+    if positive_int(value, name, 0) >= 2**64:
+        raise ValueError(f"{name}: expected an integer below 2**64, got {value!r}")
+    return int(value)
+
+
 def number(
     value: Any,
     name: str,
@@ -206,9 +220,9 @@ def matrix_shape(shape: tuple[int, ...], features: int | None, name: str) -> Non
         raise ValueError(f"{name}: expected {features} features (columns), got shape {shape}")
 
 
-def not_empty(array: Array, name: str) -> None:
+def not_empty(array: Any, name: str) -> None:
     """At least one row."""
-    if len(array) == 0:
+    if array.shape[0] == 0:
         raise ValueError(f"{name}: expected at least one row, got shape {array.shape}")
 
 
