@@ -1,9 +1,9 @@
 """Checkpoints: a training as one safetensors file, from which it goes on to the bit. No pickle.
 
 Tensors are the parameters and running averages (``model.*``), the optimizer's states
-(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON
-in the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments, the place
-in the training, seeds, history, and what callbacks keep.
+(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON in
+the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments (null: code
+of the user's), the place in the training, seeds, history, and what callbacks keep.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from minidl import losses, optimizers, schedulers
+from minidl import checks, losses, optimizers, schedulers
 from minidl.files import FormatError, read_safetensors, write_safetensors
 from minidl.history import History
 from minidl.layers.base import Layer
+from minidl.layers.sequential import Sequential
 from minidl.memory import Array
+from minidl.metrics import as_metrics
+from minidl.metrics.metric import NamedMetric
 from minidl.parameters import Parameter
-from minidl.serialization import architecture, build
+from minidl.serialization import architecture, build, record_of_training
 
 if TYPE_CHECKING:
     from minidl.optimizers import OptimizerState
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = "minidl-checkpoint-1"
 OPTIONS = ("clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay")
+COUNTS = ("step", "tick", "average_from")  # of the optimizer's state
 
 
 # What an optimizer keeps for a model, by the names of the parameters.
@@ -35,32 +39,36 @@ OPTIONS = ("clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay")
 
 def state_tensors(model: Layer, state: OptimizerState) -> dict[str, Array]:
     """The vectors of an optimizer's state, cut into the parameters' shapes."""
-    return {
-        f"{kind}.{name}": parameter.view(vector).copy(order="C")
-        for kind, vector in _vectors(state)
-        for name, parameter in _trainable(model)
-    }
+    return {name: array.copy(order="C") for name, array in _views(model, state)}
 
 
 def restore_state(model: Layer, state: OptimizerState, tensors: dict[str, Array]) -> None:
     """Put back what `state_tensors` gave."""
     if any(name.startswith("average.") for name in tensors):
         state.begin_average()
-    for kind, vector in _vectors(state):
-        for name, parameter in _trainable(model):
-            value, own = tensors[f"{kind}.{name}"], parameter.view(vector)
-            if value.shape != own.shape or value.dtype != own.dtype:
-                raise ValueError(
-                    f"{kind}.{name}: expected shape {own.shape}, {own.dtype}, got {value.shape}, "
-                    f"{value.dtype}"
-                )
-            own[...] = value
+    own = dict(_views(model, state))
+    missing, unknown = sorted(own.keys() - tensors), sorted(tensors.keys() - own)
+    if missing or unknown:
+        raise ValueError(f"tensors: missing {missing[:5]}, unknown {unknown[:5]}")
+    for name, array in own.items():
+        value = tensors[name]
+        if value.shape != array.shape or value.dtype != array.dtype:
+            raise ValueError(
+                f"{name}: expected shape {array.shape}, {array.dtype}, got {value.shape}, "
+                f"{value.dtype}"
+            )
+    for name, array in own.items():
+        array[...] = tensors[name]
 
 
-def _vectors(state: OptimizerState) -> Iterator[tuple[str, Array]]:
-    yield from ((f"moment{i}", vector) for i, vector in enumerate(state.moments))
+def _views(model: Layer, state: OptimizerState) -> Iterator[tuple[str, Array]]:
+    """Views of the vectors in the parameters' shapes."""
+    vectors = {f"moment{i}": vector for i, vector in enumerate(state.moments)}
     if state.average is not None:
-        yield "average", state.average
+        vectors["average"] = state.average
+    for kind, vector in vectors.items():
+        for name, parameter in _trainable(model):
+            yield f"{kind}.{name}", parameter.view(vector)
 
 
 def _trainable(model: Layer) -> Iterator[tuple[str, Parameter]]:
@@ -75,19 +83,18 @@ def save_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     import json
 
     model, state = trainer.model, trainer._state()
-    progress = trainer.progress
-    scheduler = trainer.scheduler
     parts = {
         "architecture": _or_none(architecture, model),
-        "loss": _or_none(_described, trainer.loss),
-        "optimizer": _described(trainer.optimizer),
-        "scheduler": None if scheduler is None else _or_none(_described, scheduler),
-        "has_scheduler": scheduler is not None,
-        "metrics": [metric.name for metric in trainer.metrics],
+        "loss": _described(losses, trainer.loss),
+        "optimizer": _described(optimizers, trainer.optimizer),
+        "has_scheduler": trainer.scheduler is not None,
+        "scheduler": _described(schedulers, trainer.scheduler),
+        "metrics": _names(trainer.metrics),
         "options": {name: getattr(trainer, name) for name in OPTIONS},
-        "state": {name: getattr(state, name) for name in ("step", "tick", "average_from")},
-        "progress": progress.to_dict(),
-        "keys": {name: layer.key for name, layer in model.layers() if hasattr(layer, "key")},
+        "state": {name: getattr(state, name) for name in COUNTS}
+        | {"averaged": state.average is not None},
+        "progress": trainer.progress.to_dict(),
+        "keys": _keys(model),
         "history": trainer.history.to_dict(),
         "callbacks": [[type(c).__name__, c.state()] for c in trainer.callbacks],
         "training": model.__dict__.get("training_record"),
@@ -98,65 +105,108 @@ def save_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     write_safetensors(path, tensors, {"format": FORMAT, **header})
 
 
-def resume(
-    kind: type[Trainer],
-    path: str | os.PathLike[str],
-    model: Layer | None,
-    loss: Any,
-    optimizer: Any,
-    scheduler: Any,
-    metrics: Any,
-) -> Trainer:
+def resume(kind: type[Trainer], path: str | os.PathLike[str], **given: Any) -> Trainer:
     """What `Trainer.resume` does."""
+    _check(kind, **given)
     header, tensors = read_safetensors(path, FORMAT, "a checkpoint of minidl")
     own = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
     rest = {name: value for name, value in tensors.items() if not name.startswith("model.")}
     with FormatError.explains(path):
         stored = {name: header.read(name) for name in header if name != "format"}
-        parts = {
-            "model": (model, stored["architecture"], lambda config: build(config, own)),
-            "loss": (loss, stored["loss"], lambda config: _made(losses, losses.Loss, config)),
-            "optimizer": (
-                optimizer,
-                stored["optimizer"],
-                lambda config: _made(optimizers, optimizers.Optimizer, config),
-            ),
-        }
-        made = {name: _given_or_made(name, *part) for name, part in parts.items()}
-        if scheduler is None and stored["has_scheduler"]:
-            made["scheduler"] = _given_or_made(
-                "scheduler", None, stored["scheduler"], schedulers.from_config
-            )
-        else:
-            made["scheduler"] = scheduler
-        names = stored["metrics"] if metrics is None else metrics
-    trainer = kind(
-        made["model"], made["loss"], made["optimizer"], scheduler=made["scheduler"], metrics=names,
-        **stored["options"],
-    )  # fmt: skip
-    with FormatError.explains(path):
+        trainer = kind(**_parts(stored, given, own), **_options(stored["options"]))
         trainer.model.load_state_dict(own)
-        state = trainer._state()
-        for name, value in stored["state"].items():
-            setattr(state, name, int(value))
-        restore_state(trainer.model, state, rest)
-        state.average_from = int(stored["state"]["average_from"])
-        for name, layer in trainer.model.layers():
-            if name in stored["keys"]:
-                layer.key = int(stored["keys"][name])
-        trainer.history = History.from_dict(stored["history"])
-        trainer.progress.load(stored["progress"])
-        trainer.resumed_callbacks = [
-            (str(name), dict(value)) for name, value in stored["callbacks"]
-        ]
-        trainer.model.__dict__["training_record"] = stored["training"]
+        _put_back(trainer, stored, rest)
     trainer.model.train()
     return trainer
 
 
-def _described(part: Any) -> dict[str, Any]:
-    """A class of minidl's and its arguments."""
-    return {"type": type(part).__name__, **part.config()}
+def _check(kind: type[Trainer], model: Any, metrics: Any, **parts: Any) -> None:
+    """What is wrong with an argument is not the file's fault: a trainer says it."""
+    model = Sequential() if model is None else model
+    kind(model, metrics=() if metrics is None else metrics, **parts)
+
+
+def _parts(
+    stored: dict[str, Any], given: dict[str, Any], own: dict[str, Array]
+) -> dict[str, Any]:
+    """Arguments of the trainer: what the caller has given, else what the file describes."""
+    makers: dict[str, Callable[[Any], Any]] = {
+        "model": lambda config: build(config, own),
+        "loss": lambda config: _made(losses, losses.Loss, config),
+        "optimizer": lambda config: _made(optimizers, optimizers.Optimizer, config),
+        "scheduler": schedulers.from_config,
+        "metrics": as_metrics,
+    }
+    described = {**stored, "model": stored["architecture"]}
+    checks.one_of(stored["has_scheduler"], (True, False), "has_scheduler")
+    if not stored["has_scheduler"]:
+        if described["scheduler"] is not None:
+            raise ValueError("scheduler: expected null, since has_scheduler is false")
+        del makers["scheduler"]
+    made = {"scheduler": given["scheduler"]}
+    for name, make in makers.items():
+        if given[name] is not None:
+            made[name] = given[name]
+        elif described[name] is None:
+            raise ValueError(
+                f"{name}: expected the one that was trained with, since it is code of yours and "
+                f"not in the file: Trainer.resume(path, {name}=...)"
+            )
+        else:
+            made[name] = make(described[name])
+    return made
+
+
+def _options(stored: Any) -> dict[str, Any]:
+    """The trainer's numbers."""
+    return {name: stored[name] for name in OPTIONS}
+
+
+def _put_back(trainer: Trainer, stored: dict[str, Any], tensors: dict[str, Array]) -> None:
+    """What is known of the training besides the model's parameters."""
+    model, state = trainer.model, trainer._state()
+    checks.one_of(stored["state"]["averaged"], (True, False), "averaged")
+    if stored["state"]["averaged"]:
+        state.begin_average()
+    restore_state(model, state, tensors)
+    for name in COUNTS:
+        setattr(state, name, checks.count(stored["state"][name], name))
+    keys = stored["keys"]
+    if keys.keys() != _keys(model).keys():
+        raise ValueError(f"keys: expected those of {list(_keys(model))}, got {list(keys)}")
+    for name, layer in model.layers():
+        if name in keys:
+            layer.key = checks.seed(keys[name], f"keys {name}")
+    trainer.history = History.from_dict(stored["history"])
+    trainer.progress.load(stored["progress"])
+    trainer.resumed_callbacks = [_callback(*pair) for pair in stored["callbacks"]]
+    model.__dict__["training_record"] = record_of_training(stored["training"])
+
+
+def _keys(model: Layer) -> dict[str, int]:
+    """Seeds of the layers that draw random numbers."""
+    return {name: layer.key for name, layer in model.layers() if hasattr(layer, "key")}
+
+
+def _callback(name: Any, state: Any) -> tuple[str, dict[str, Any]]:
+    """Class and state of a callback."""
+    if not isinstance(name, str) or not isinstance(state, dict):
+        raise ValueError(f"callbacks: expected a name and an object, got {name!r}, {state!r}")
+    return name, state
+
+
+def _names(metrics: list[Any]) -> list[str] | None:
+    """Names of metrics, or None if one is code of the user's."""
+    named = all(type(metric) is NamedMetric for metric in metrics)
+    return [metric.name for metric in metrics] if named else None
+
+
+def _described(module: Any, part: Any) -> dict[str, Any] | None:
+    """A class of minidl's and its arguments, or None of what is code of the user's."""
+    name = type(part).__name__
+    if name not in module.__all__ or getattr(module, name) is not type(part):
+        return None
+    return _or_none(lambda part: {"type": name, **part.config()}, part)
 
 
 def _made(module: Any, base: type, config: Any) -> Any:
@@ -169,25 +219,9 @@ def _made(module: Any, base: type, config: Any) -> Any:
     return made(**arguments)
 
 
-def _or_none(describe: Callable[[Any], Any], part: Any) -> Any:
+def _or_none(describe: Callable[[Any], dict[str, Any]], part: Any) -> dict[str, Any] | None:
     """A description, or None of what is code of the user's."""
     try:
         return describe(part)
     except TypeError:
         return None
-
-
-def _given_or_made(name: str, given: Any, config: Any, make: Callable[[Any], Any]) -> Any:
-    """What the caller has given, else what the file describes."""
-    if given is not None:
-        return given
-    if config is None:
-        raise _Missing(
-            f"{name}: expected the one that was trained with, since it is code of yours and not in "
-            f"the file: Trainer.resume(path, {name}=...)"
-        )
-    return make(config)
-
-
-class _Missing(FormatError):
-    """A part that only the caller has."""

@@ -31,6 +31,20 @@ def positive_int(value: Any, name: str, least: int = 1) -> int:
     return int(value)
 
 
+def count(value: Any, name: str, least: int = 0) -> int:
+    """An integer that the kernels can count to."""
+    if positive_int(value, name, least) >= 2**62:
+        raise ValueError(f"{name}: expected an integer below 2**62, got {value!r}")
+    return int(value)
+
+
+def seed(value: Any, name: str) -> int:
+    """An integer of 64 bits, as the kernels have their seeds."""
+    if positive_int(value, name, 0) >= 2**64:
+        raise ValueError(f"{name}: expected an integer below 2**64, got {value!r}")
+    return int(value)
+
+
 def number(
     value: Any,
     name: str,

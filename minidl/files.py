@@ -23,7 +23,8 @@ class FormatError(ValueError):
             yield
         except cls:
             raise
-        except (KeyError, TypeError, ValueError, RecursionError, OverflowError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, RecursionError,
+                OverflowError) as error:  # fmt: skip
             raise cls(f"{os.fspath(path)}: {type(error).__name__}: {error}") from None
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from minidl import checks
 from minidl.errors import NonFiniteError
 from minidl.evaluation import Outputs, evaluate, measure
 from minidl.history import History
-from minidl.lowering import BatchProgram, feed
+from minidl.lowering import BatchProgram, Graph, check_rows, feed
 from minidl.schedulers import ReduceLROnPlateau, Scheduler
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Progress:
         Of them, those made before the block that the program works on.
     sums : tuple of float
         Weighted loss, right rows, weight and rows of that epoch.
+    ended : list of (float, float)
+        Mean loss and share of right rows of epochs that have ended and stand in no history yet.
     key : int or None
         Seed of the orders of the rows; None before the first `fit`.
     kind : tuple or None
@@ -58,6 +61,7 @@ class Progress:
     def __init__(self) -> None:
         self.epoch = self.batch = self.first_batch = 0
         self.sums = NO_SUMS
+        self.ended: list[tuple[float, float]] = []
         self.key: int | None = None
         self.kind: tuple[Any, ...] | None = None
         self.plateau: Any = None
@@ -69,10 +73,12 @@ class Progress:
 
     def load(self, stored: dict[str, Any]) -> None:
         """Go to where `to_dict` was called; the state of a schedule must have been begun."""
-        self.epoch, self.batch = int(stored["epoch"]), int(stored["batch"])
+        self.epoch = checks.count(stored["epoch"], "epoch")
+        self.batch = checks.count(stored["batch"], "batch")
         loss, right, weight, rows = map(float, stored["sums"])
         self.sums = loss, right, weight, rows
-        self.key = None if stored["key"] is None else int(stored["key"])
+        self.ended = [(float(loss), float(share)) for loss, share in stored["ended"]]
+        self.key = None if stored["key"] is None else checks.seed(stored["key"], "key")
         self.kind = None if stored["kind"] is None else tuple(stored["kind"])
         if self.plateau is not None and stored["plateau"] is not None:
             self.plateau.from_dict(stored["plateau"])
@@ -90,6 +96,7 @@ class Loop:
         batch_size: int,
         shuffle: bool,
         last_batch: str,
+        key: int,
         validation: tuple[Data, Loss] | None,
         callbacks: Sequence[Callback],
     ) -> None:
@@ -100,74 +107,104 @@ class Loop:
         self.state: OptimizerState = trainer._state()
         self.progress = trainer.progress
         batches = data.batches(batch_size, last_batch)
+        if batches == 0:
+            raise ValueError(
+                f"X: expected at least one batch, got {data.rows} rows with "
+                f"batch_size={batch_size}, last_batch={last_batch!r}"
+            )
+        self.batches = batches
         self.updates: int | None = None if batches is None else -(-batches // trainer.accumulate)
         self.outputs: list[Outputs] = []
-        self.kind = (data.rows, batch_size, shuffle, last_batch, trainer.accumulate)
+        self.key = key
+        order = key if shuffle else None
+        self.kind = (data.rows, batch_size, order, last_batch, trainer.accumulate)
         self.begun = False
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
         self.resumes = False
         self.known: tuple[Any, int, Array] = (None, 0, np.empty((0, 2)))  # for what, first, rates
 
+        self.least = 1 if self._has_one() else 2  # rows of a batch
+        if self.least == 1:
+            columns = sum(k for k in data.columns if k is not None)
+            check_rows(Graph(trainer.model, columns, training=True), 1)
+
     @property
     def made(self) -> int:
         """Updates made of the epoch that is under way, if it can go on."""
-        if self.progress.kind != self.kind:
-            return 0
-        return self.progress.batch // self.trainer.accumulate
+        return self.progress.batch // self.trainer.accumulate if self._goes_on() else 0
 
-    def _leaves_one(self, rows: int) -> bool:
-        """True if the last batch is a single row."""
-        return self.last_batch == "keep" and rows % self.batch_size == 1
+    def _goes_on(self) -> bool:
+        """True if the epoch that is under way has the same batches."""
+        batch = self.progress.batch
+        fits = self.data.rows is None or batch % self.trainer.accumulate == 0
+        known = self.batches is None or batch < self.batches
+        return self.progress.kind == self.kind and fits and known
+
+    def _has_one(self) -> bool:
+        """True if a batch is known to be a single row."""
+        rows, size = self.data.rows, self.batch_size
+        if rows is None:
+            return False
+        return size == 1 or rows == 1 or (self.last_batch == "keep" and rows % size == 1)
 
     # Epochs.
 
     def run(self, epochs: int, bar: ProgressBar | None) -> None:
         """Make so many epochs; one that is under way is finished first, and counts."""
         trainer, progress = self.trainer, self.progress
-        if progress.kind != self.kind:
-            progress.kind, progress.batch = self.kind, 0
-        self.resumes = progress.batch > 0
-        alone = not (self.callbacks or self.validation or trainer.metrics or self._plateau)
-        made = 0
-        while made < epochs and not trainer.stop_training:
-            if progress.batch == 0:
-                for callback in self.callbacks:
-                    callback.on_epoch_begin(progress.epoch)
-            pieces = self._in_memory if self.data.in_memory else self._in_blocks
-            for losses, shares in pieces(epochs - made if alone else 1):
-                logs = self._note(losses, shares)
-                made += len(losses)
-                if bar is not None:
-                    bar.update(len(losses), logs)
+        self._take_up()
+        last = progress.epoch + epochs
+        try:
+            self._note()  # of an epoch that ended just before a checkpoint
+            while progress.epoch < last and not trainer.stop_training:
+                if progress.batch == 0:
+                    for callback in self.callbacks:
+                        callback.on_epoch_begin(progress.epoch)
+                for _ in self._in_memory(last) if self.data.in_memory else self._in_blocks():
+                    ended = len(progress.ended)
+                    logs = self._note()
+                    if bar is not None:
+                        bar.update(ended, logs)
+        finally:
+            while progress.ended:  # an interrupt came first
+                self._enter_results()
 
-    def _in_memory(self, epochs: int) -> Iterator[tuple[list[float], list[float]]]:
-        """Epochs of data in memory; results as they come."""
-        data, trainer = self.data, self.trainer
+    def _take_up(self) -> None:
+        """Go on with the epoch that is under way, if its batches are the same."""
+        progress = self.progress
+        if not self._goes_on():
+            progress.kind, progress.batch = self.kind, 0
+        progress.key = self.key
+        self.resumes = progress.batch > 0
+
+    def _in_memory(self, last: int) -> Iterator[None]:
+        """Epochs up to `last` of data in memory; gives way when there may be results."""
+        data, trainer, progress = self.data, self.trainer, self.progress
         if not self.begun:
             self.begun = True
             rows = len(data.x[0])
-            least = 1 if self.batch_size == 1 or rows == 1 or self._leaves_one(rows) else 2
-            self.program = trainer._train_program(
-                trainer._columns(data), self.loss, min(self.batch_size + 1, rows), least
+            self.program = self.keeper = trainer._train_program(
+                trainer._columns(data), self.loss, min(self.batch_size + 1, rows), self.least
             )
             self.order = np.empty(rows, np.intp) if self.shuffle else None
             self.out = self._room(rows) if trainer.metrics else None
-            y = cast("Array", data.y)
-            self._feed(
-                data.x, y, data.weight, self.batch_size, self.last_batch, self.order, self.out
-            )
-            self._enter(self.progress.batch)
-        while epochs > 0:
-            status, losses, shares = self._go(epochs)
-            if self.out is not None and losses:
+            arrays = data.x, data.y, data.weight
+            self._feed(*arrays, self.batch_size, self.last_batch, self.order, self.out)
+            self._enter(progress.batch)
+        status = "time"
+        while status == "time" and not trainer.stop_training:
+            status = self._go(last - progress.epoch if self._alone else 1)
+            if self.out is not None and progress.ended:
                 self._visited(self.order, self.out)
-            yield losses, shares
-            epochs -= len(losses)
-            if status == "done" or trainer.stop_training:
-                return
+            yield
 
-    def _in_blocks(self, epochs: int) -> Iterator[tuple[list[float], list[float]]]:
-        """One epoch of data that come in blocks."""
+    @property
+    def _alone(self) -> bool:
+        """True if nobody wants a word between the epochs."""
+        return not (self.callbacks or self.validation or self.trainer.metrics or self._plateau)
+
+    def _in_blocks(self) -> Iterator[None]:
+        """One epoch of data that come in blocks; gives way after each."""
         from minidl.data.background import ahead
 
         trainer, progress = self.trainer, self.progress
@@ -182,15 +219,21 @@ class Loop:
             group=trainer.accumulate,
             depth=2,
         )
+        epoch = progress.epoch
         with ahead(blocks) as made:
             for block, ends in _with_last(made):
-                yield self._block(block, ends)
+                self._block(block, ends)
+                yield
                 if trainer.stop_training:
                     return
-        self.resumes = False
+        if progress.epoch == epoch:
+            raise ValueError(
+                f"X: expected more than {progress.batch} batches, those made of this epoch before "
+                "it was interrupted"
+            )
 
-    def _block(self, block: Block, ends: bool) -> tuple[list[float], list[float]]:
-        """All batches of a block; results if it ends the epoch."""
+    def _block(self, block: Block, ends: bool) -> None:
+        """All batches of a block."""
         trainer, progress = self.trainer, self.progress
         rows = max(block.last_rows, min(block.batch_size, block.rows))
         loss, y = trainer._targets(self.data, self.loss, block)
@@ -208,15 +251,14 @@ class Loop:
             batch.program.seek(progress.epoch, 0, self.state.step, self.state.tick)
         else:
             self._enter(0)
+        if opens:
+            self.keeper = batch
         status = "time"
-        losses: list[float] = []
-        shares: list[float] = []
         while status == "time" and not trainer.stop_training:
-            status, losses, shares = self._go(1)
+            status = self._go(1)
         if out is not None:
             weight = None if block.weight is None else block.weight.copy()
-            self.outputs.append(Outputs(y.copy(), out, weight))  # the block's memory is used again
-        return losses, shares
+            self.outputs.append(Outputs(y.copy(), out, weight))
 
     def _enter(self, batch: int) -> None:
         """Go to a batch of the program's data; within an epoch if one is under way."""
@@ -224,7 +266,9 @@ class Loop:
         program.seek(progress.epoch, batch, self.state.step, self.state.tick)
         if progress.batch > 0:
             program.enter_epoch(progress.sums)
+        if self.resumes:
             self.entered = progress.epoch, progress.batch, progress.sums
+            self.keeper = self.program
         self.resumes = False
 
     def _feed(
@@ -258,24 +302,20 @@ class Loop:
 
     # Runs of the program.
 
-    def _go(self, epochs: int) -> tuple[str, list[float], list[float]]:
+    def _go(self, epochs: int) -> str:
         """A run of the program: until the epochs end, a callback is due, or time is up."""
         program, state = self.program.program, self.state
         self._set_rates(epochs)
         due = [c.every - state.step % c.every for c in self.callbacks if c.every]
         before = state.step
-        status, losses, shares = program.run(
-            epochs, SLICE, state, self.progress, min(due, default=0)
-        )
+        status, _, _ = program.run(epochs, SLICE, state, self.progress, min(due, default=0))
         if status in ("loss", "parameters", "gradient"):
-            good = len(losses) - (status == "parameters")
-            self._note(losses[:good], shares[:good])
             self._not_finite(status)
         if state.step > before:
             for callback in self.callbacks:
                 if callback.every and state.step % callback.every == 0:
                     callback.on_train_batch_end(state.step, {"loss": program.last_loss})
-        return status, losses, shares
+        return status
 
     def _set_rates(self, epochs: int) -> None:
         """Tell the program the rates of the updates of its next run."""
@@ -327,10 +367,11 @@ class Loop:
     def _not_finite(self, status: str) -> None:
         """Go back to the last good epoch; raise, unless a callback takes the error."""
         progress = self.progress
-        error = not_finite(self.program, status, self.state)
-        progress.epoch, _, _ = self.program.program.saved_position
+        error = not_finite(self.program, status, self.state, self.keeper)
+        progress.epoch, _, _ = self.keeper.program.saved_position
         entered = self.entered if self.entered[0] == progress.epoch else (0, 0, NO_SUMS)
         _, progress.batch, progress.sums = entered
+        self._note()
         taken = [callback.on_not_finite(error) for callback in self.callbacks]
         if not any(taken):
             raise error
@@ -356,30 +397,49 @@ class Loop:
             y, out, weight = y[seen], out[seen], None if weight is None else weight[seen]
         self.outputs = [Outputs(y, out, weight)]
 
-    def _note(self, losses: Sequence[float], shares: Sequence[float]) -> dict[str, float]:
+    def _note(self) -> dict[str, float]:
         """Results of epochs that have ended: history, validation, callbacks."""
-        trainer, progress = self.trainer, self.progress
         logs: dict[str, float] = {}
-        for i, (mean, share) in enumerate(zip(losses, shares, strict=True)):
-            epoch = progress.epoch - len(losses) + i
-            logs = {"loss": mean} | ({self.loss.metric: share} if self.loss.metric else {})
-            if trainer.metrics:
-                logs |= measure(trainer.metrics, self.outputs, self.loss)
-                self.outputs = []
-            if self.validation is not None:
-                measured = evaluate(trainer, *self.validation, VALIDATION_ROWS)
-                logs |= {f"val_{name}": value for name, value in measured.items()}
-            if trainer.scheduler is not None:
-                logs["lr"] = self._rate_of(epoch)
-            for history in (self.history, trainer.history):
-                history.append(logs)
+        while self.progress.ended:
+            epoch, histories, logs = self._enter_results()
+            logs |= self._measured(epoch)
             if self._plateau is not None:
                 self._follow(self._plateau, logs)
+            self._merge(histories, logs)
             for callback in self.callbacks:
                 callback.on_epoch_end(epoch, logs)
-            for history in (self.history, trainer.history):
-                history.merge_last(logs)
+                self._merge(histories, logs)
         return logs
+
+    def _enter_results(self) -> tuple[int, list[History], dict[str, float]]:
+        """Enter what the program has measured of an epoch; its number, where, and what it is."""
+        progress = self.progress
+        epoch = progress.epoch - len(progress.ended)
+        mean, share = progress.ended.pop(0)
+        logs = {"loss": mean} | ({self.loss.metric: share} if self.loss.metric else {})
+        histories = [h for h in (self.history, self.trainer.history) if h.first <= epoch]
+        for history in histories:
+            history.append(logs)
+        return epoch, histories, logs
+
+    def _measured(self, epoch: int) -> dict[str, float]:
+        """What else there is to say of an epoch."""
+        trainer = self.trainer
+        logs: dict[str, float] = {}
+        if trainer.metrics and self.outputs:
+            logs |= measure(trainer.metrics, self.outputs, self.loss)
+            self.outputs = []
+        if self.validation is not None:
+            measured = evaluate(trainer, *self.validation, VALIDATION_ROWS)
+            logs |= {f"val_{name}": value for name, value in measured.items()}
+        if trainer.scheduler is not None:
+            logs["lr"] = self._rate_of(epoch)
+        return logs
+
+    @staticmethod
+    def _merge(histories: list[History], logs: dict[str, float]) -> None:
+        for history in histories:
+            history.merge_last(logs)
 
     def _follow(self, scheduler: ReduceLROnPlateau, logs: dict[str, float]) -> None:
         """Show `ReduceLROnPlateau` what it follows."""
@@ -404,15 +464,17 @@ class Loop:
         return scheduler.rate(trainer.optimizer.lr, max(self.state.step - 1 - later, 0))
 
 
-def not_finite(batch: BatchProgram, status: str, state: OptimizerState) -> NonFiniteError:
-    """Bring back what was saved last, and say what happened."""
+def not_finite(
+    batch: BatchProgram, status: str, state: OptimizerState, keeper: BatchProgram
+) -> NonFiniteError:
+    """Bring back what `keeper` has saved, and say what happened in `batch`."""
     program = batch.program
     epoch, position, step, _ = program.position()
     if status == "parameters":  # found at the end of the epoch
         epoch, step, position = epoch - 1, step - 1, -1
     layer = batch.plan.first_not_finite(program.rows_of(position))
-    batch.restore()
-    _, state.step, state.tick = program.saved_position
+    keeper.restore()
+    _, state.step, state.tick = keeper.program.saved_position
     what = {"loss": "the loss", "parameters": "a parameter", "gradient": "the gradient"}[status]
     place = f"layer {layer}" if layer else "the loss itself"
     return NonFiniteError(

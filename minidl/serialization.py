@@ -70,9 +70,21 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         model = build(header.read("architecture"), tensors)
         model.load_state_dict(tensors)
         model.__dict__["metadata"] = header.read("metadata", {})
-        model.__dict__["training_record"] = header.read("training", None)
+        model.__dict__["training_record"] = record_of_training(header.read("training", None))
     model.eval()
     return model
+
+
+def record_of_training(stored: Any) -> dict[str, Any] | None:
+    """What a file says of the training, if it can be shown."""
+    if stored is None:
+        return None
+    if not isinstance(stored, dict) or not isinstance(stored.get("results"), dict):
+        raise ValueError(f"training: expected an object with results, got {stored!r:.50}")
+    for name, value in stored["results"].items():
+        if not isinstance(value, (int, float)):
+            raise ValueError(f"training: expected a number as {name}, got {value!r:.50}")
+    return stored
 
 
 def architecture(model: Layer) -> dict[str, Any]:

@@ -121,7 +121,7 @@ class Trainer:
         self.metrics = as_metrics(metrics)
         self.clip_grad_norm = _bound(clip_grad_norm, "clip_grad_norm")
         self.clip_grad_value = _bound(clip_grad_value, "clip_grad_value")
-        self.accumulate = checks.positive_int(accumulate, "accumulate")
+        self.accumulate = checks.count(accumulate, "accumulate", 1)
         if ema_decay is not None:
             ema_decay = checks.number(ema_decay, "ema_decay", 0, 1, open_high=True)
         self.ema_decay = ema_decay
@@ -187,8 +187,9 @@ class Trainer:
         loss = self.loss if data.y_like is None else self.loss.bound(data.y_like)
         for metric in self.metrics:
             metric.check(loss.task, sample_weight is not None)
+        if data.rows == 0:
+            raise ValueError(f"{names[0]}: expected at least one row, got none")
         if data.in_memory:
-            checks.not_empty(data.x[0], names[0])
             loss, data.y = self._targets(data, loss, data, names)
         return data, loss
 
@@ -328,46 +329,54 @@ class Trainer:
         KeyboardInterrupt
             On Ctrl-C; the model holds the parameters after some whole step.
         """
-        epochs = checks.positive_int(epochs, "epochs", 0)
-        batch_size = checks.positive_int(batch_size, "batch_size")
+        epochs = checks.count(epochs, "epochs")
+        batch_size = checks.count(batch_size, "batch_size", 1)
         if seed is not None:
             seed = checks.positive_int(seed, "seed", 0)
         checks.one_of(verbose, ("auto", 0, 1), "verbose")
         checks.one_of(last_batch, ("merge", "keep", "drop"), "last_batch")
-        data, loss = self._open(X, y, sample_weight, epochs=epochs)
-        validation = None
-        if validation_data is not None:
-            validation = self._open(*_parts(validation_data), "validation_data ", epochs)
-        loop = Loop(
-            self,
-            data,
-            loss,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            last_batch=last_batch,
-            validation=validation,
-            callbacks=callbacks,
-        )
-        self._check_schedule(loop, epochs, total_epochs)
-        self._take_callbacks(callbacks)
-        if seed is not None or self.progress.key is None:
-            self.progress.key = int(np.random.default_rng(seed).integers(2**63))
         with self._training():
+            data, loss = self._open(X, y, sample_weight, epochs=epochs)
+            validation = None
+            if validation_data is not None:
+                validation = self._open(*_parts(validation_data), "validation_data ", epochs)
+            loop = Loop(
+                self,
+                data,
+                loss,
+                batch_size=batch_size,
+                shuffle=shuffle,
+                last_batch=last_batch,
+                key=self._key(seed),
+                validation=validation,
+                callbacks=callbacks,
+            )
+            self._check_schedule(loop, epochs, total_epochs)
+            self._take_callbacks(callbacks)
             self.stop_training = False
             shown = verbose == 1 or (verbose == "auto" and ProgressBar.suits())
-            bar = ProgressBar(epochs) if shown else None
-            try:
-                for callback in callbacks:
-                    callback.trainer = self
-                    callback.on_train_begin()
-                loop.run(epochs, bar)
-            finally:
-                self._record(batch_size)
-                for callback in callbacks:
-                    callback.on_train_end()
-                if bar is not None:
-                    bar.close()
+            self._run(loop, epochs, ProgressBar(epochs) if shown else None)
         return loop.history
+
+    def _run(self, loop: Loop, epochs: int, bar: ProgressBar | None) -> None:
+        """Run the loop, between what callbacks do before and after."""
+        try:
+            for callback in loop.callbacks:
+                callback.trainer = self
+                callback.on_train_begin()
+            loop.run(epochs, bar)
+        finally:
+            self._record(loop.batch_size)
+            for callback in loop.callbacks:
+                callback.on_train_end()
+            if bar is not None:
+                bar.close()
+
+    def _key(self, seed: int | None) -> int:
+        """Key of the orders of the rows: of a seed, of the last `fit`, or fresh."""
+        if seed is None and self.progress.key is not None:
+            return self.progress.key
+        return int(np.random.default_rng(seed).integers(2**63))
 
     def _take_callbacks(self, callbacks: Sequence[Callback]) -> None:
         """Note the callbacks; those of a training that is resumed get back what they had kept."""
@@ -432,7 +441,7 @@ class Trainer:
             batch.program.seek(self.epoch, 0, state.step, state.tick)
             status, _, _ = batch.program.run(1, 3600.0, state)
         if status != "done":
-            raise not_finite(batch, status, state)
+            raise not_finite(batch, status, state, batch)
         return batch.program.last_loss
 
     def recalibrate_batchnorm(self, X: Any, *, batch_size: int = 1024) -> None:
@@ -536,7 +545,10 @@ class Trainer:
         >>> a.history == b.history, other.epoch
         (True, 5)
         """
-        return resume(cls, path, model, loss, optimizer, scheduler, metrics)
+        return resume(
+            cls, path, model=model, loss=loss, optimizer=optimizer, scheduler=scheduler,
+            metrics=metrics,
+        )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without programs, with the optimizer's state."""

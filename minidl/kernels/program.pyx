@@ -425,6 +425,7 @@ cdef class Program:
         s.seed = seed
         s.opens = opens
         s.ends = ends
+        self.quick_rows = 0  # `quick` has data of its own
 
     def seek(self, Py_ssize_t epoch, Py_ssize_t batch, Py_ssize_t step, Py_ssize_t tick):
         """Go to a batch; `step` counts the updates made so far, `tick` the batches."""
@@ -475,8 +476,9 @@ cdef class Program:
         """Run batches for up to `epochs` (at most 65536) more epochs or about `seconds`.
 
         The updates and batches made so far are noted in ``state.step`` and ``state.tick``, the
-        place in the epoch in ``progress.epoch``, ``batch`` and ``sums``: here, where no interrupt
-        can come between the steps and the note.
+        place in the epoch in ``progress.epoch``, ``batch`` and ``sums``, results of epochs that
+        ended well in ``progress.ended``: here, where no interrupt can come between the steps and
+        the note.
 
         Parameters
         ----------
@@ -529,12 +531,14 @@ cdef class Program:
     cdef note(self, progress):
         """Tell where the run is."""
         cdef State* s = &self.state
-        cdef Py_ssize_t batch = s.batch
+        cdef Py_ssize_t batch = s.batch, i
         if batch == 0 and not s.ends and s.status == DONE:
             batch = batch_count(s)
         progress.batch = 0 if batch == 0 and s.epoch > s.begun else progress.first_batch + batch
         progress.epoch = s.epoch
         progress.sums = s.loss_sum, s.correct_sum, s.weight_sum, s.seen
+        for i in range(s.epoch - s.begun - (s.status == PARAMETERS_NOT_FINITE)):
+            progress.ended.append((s.epoch_loss[i], s.epoch_correct[i]))
 
     cdef run_compiled(self):
         """Batches in compiled code, with as many threads as are fastest."""
@@ -618,7 +622,10 @@ cdef class Program:
 
     def prepare_quick(self, empty, dtype, Py_ssize_t features, Py_ssize_t outputs,
                       Py_ssize_t rows):
-        """Get ready for `quick`, with up to `rows` rows; `empty` is ``numpy.empty``."""
+        """Get ready for `quick`, with up to `rows` rows, until the next `set_data`.
+
+        `empty` is ``numpy.empty``.
+        """
         self.empty = empty
         self.dtype = dtype
         self.features = features
@@ -637,7 +644,10 @@ cdef class Program:
         cdef bint suits
         if self.busy or not PyObject_CheckBuffer(x):
             return None
-        PyObject_GetBuffer(x, &given, PyBUF_STRIDES | PyBUF_FORMAT)
+        try:
+            PyObject_GetBuffer(x, &given, PyBUF_STRIDES | PyBUF_FORMAT)
+        except (BufferError, ValueError):  # dates, for one, are in no buffer
+            return None
         try:
             suits = (given.ndim == 2 and given.format[0] == (c"d" if s.wide else c"f")
                      and given.format[1] == 0 and given.shape[1] == self.features
