@@ -1,9 +1,9 @@
 """Checkpoints: a training as one safetensors file, from which it goes on to the bit. No pickle.
 
 Tensors are the parameters and running averages (``model.*``), the optimizer's states
-(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON in
-the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments (null: code
-of the user's), the place in the training, seeds, history, and what callbacks keep.
+(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON
+in the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments (null:
+code of the user's), the place in the training, seeds, history, and what callbacks keep.
 """
 
 from __future__ import annotations
@@ -126,9 +126,7 @@ def _check(kind: type[Trainer], model: Any, metrics: Any, **parts: Any) -> None:
     kind(model, metrics=() if metrics is None else metrics, **parts)
 
 
-def _parts(
-    stored: dict[str, Any], given: dict[str, Any], own: dict[str, Array]
-) -> dict[str, Any]:
+def _parts(stored: dict[str, Any], given: dict[str, Any], own: dict[str, Array]) -> dict[str, Any]:
     """Arguments of the trainer: what the caller has given, else what the file describes."""
     makers: dict[str, Callable[[Any], Any]] = {
         "model": lambda config: build(config, own),

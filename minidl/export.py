@@ -262,21 +262,17 @@ def _row_mean(w: Writer, x: str, columns: int) -> str:
 
 
 def _over_root_mean_square(w: Writer, layer: Any, x: str) -> str:
-    """Divide by sqrt(mean(x^2) + eps), row by row."""
-    mean = _row_mean(w, w.node("Mul", x, x), layer.weight.size)
-    return w.node("Div", x, w.node("Sqrt", w.node("Add", mean, layer.eps)))
+    """Divide by sqrt(mean(x^2) + eps), row by row; then the affine map, as far as there is one."""
+    mean = _row_mean(w, w.node("Mul", x, x), layer.normalized_shape[0])
+    y = w.node("Div", x, w.node("Sqrt", w.node("Add", mean, layer.epsilon(w.dtype))))
+    for operator, parameter in zip(("Mul", "Add"), w.parameters(layer), strict=False):
+        y = w.node(operator, y, parameter)
+    return y
 
 
 def _layernorm(w: Writer, layer: Any, x: str) -> str:
-    weight, bias = w.parameters(layer)
-    centred = w.node("Sub", x, _row_mean(w, x, layer.weight.size))
-    y = _over_root_mean_square(w, layer, centred)
-    return w.node("Add", w.node("Mul", y, weight), bias)
-
-
-def _rmsnorm(w: Writer, layer: Any, x: str) -> str:
-    (weight,) = w.parameters(layer)
-    return w.node("Mul", _over_root_mean_square(w, layer, x), weight)
+    centred = w.node("Sub", x, _row_mean(w, x, layer.normalized_shape[0]))
+    return _over_root_mean_square(w, layer, centred)
 
 
 def _embedding(w: Writer, layer: Any, x: str) -> str:
@@ -300,11 +296,11 @@ def _concat(w: Writer, layer: Layer, x: str) -> str:
     return w.node("Concat", *[w.layer(b, x, name) for name, b in layer.children()], axis=1)
 
 
-def _parallel(w: Writer, layer: Layer, x: str) -> str:
+def _parallel(w: Writer, layer: Any, x: str) -> str:
     """Branches that read columns of their own, their outputs side by side."""
     outputs, end = [], 0
-    for name, branch in layer.children():
-        start, end = end, end + (branch.in_features_or_none() or 0)
+    for (name, branch), width in zip(layer.children(), layer.columns, strict=True):
+        start, end = end, end + width
         columns = w.node("Slice", x, np.array([start]), np.array([end]), np.array([1]))
         outputs.append(w.layer(branch, columns, name))
     return w.node("Concat", *outputs, axis=1)
@@ -317,7 +313,7 @@ EMITTERS: dict[str, Emitter] = {
     "Linear": _linear,
     "BatchNorm1d": _batchnorm,
     "LayerNorm": _layernorm,
-    "RMSNorm": _rmsnorm,
+    "RMSNorm": _over_root_mean_square,
     "Embedding": _embedding,
     "Dropout": _nothing,
     "Flatten": _nothing,

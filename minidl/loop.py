@@ -122,7 +122,6 @@ class Loop:
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
         self.resumes = False
         self.known: tuple[Any, int, Array] = (None, 0, np.empty((0, 2)))  # for what, first, rates
-
         self.least = 1 if self._has_one() else 2  # rows of a batch
         if self.least == 1:
             columns = sum(k for k in data.columns if k is not None)
@@ -188,7 +187,7 @@ class Loop:
             )
             self.order = np.empty(rows, np.intp) if self.shuffle else None
             self.out = self._room(rows) if trainer.metrics else None
-            arrays = data.x, data.y, data.weight
+            arrays = data.x, cast("Array", data.y), data.weight
             self._feed(*arrays, self.batch_size, self.last_batch, self.order, self.out)
             self._enter(progress.batch)
         status = "time"

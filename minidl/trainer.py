@@ -187,9 +187,10 @@ class Trainer:
         loss = self.loss if data.y_like is None else self.loss.bound(data.y_like)
         for metric in self.metrics:
             metric.check(loss.task, sample_weight is not None)
-        if data.rows == 0:
+        if data.rows == 0 and not data.in_memory:
             raise ValueError(f"{names[0]}: expected at least one row, got none")
         if data.in_memory:
+            checks.not_empty(data.x[0], names[0])
             loss, data.y = self._targets(data, loss, data, names)
         return data, loss
 

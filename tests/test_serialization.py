@@ -34,6 +34,14 @@ LAYERS = {
     "Concat": lambda: minidl.Concat(minidl.Linear(4, 1), minidl.Linear(4, 3)),
     "Parallel": lambda: minidl.Parallel(minidl.Linear(1, 1), minidl.Identity(), columns=[1, 3]),
     "Flatten": minidl.Flatten,
+    "LayerNorm": lambda: minidl.LayerNorm(4, eps=1e-3),
+    "LayerNorm without bias": lambda: minidl.LayerNorm(4, bias=False),
+    "LayerNorm without parameters": lambda: minidl.LayerNorm(4, elementwise_affine=False),
+    "RMSNorm": lambda: minidl.RMSNorm(4, eps=1e-3),
+    "RMSNorm without eps": lambda: minidl.RMSNorm(4),
+    "PReLU": minidl.PReLU,
+    "PReLU of columns": lambda: minidl.PReLU(4, init=0.1),
+    "Softmax": minidl.Softmax,
 }
 X = np.random.default_rng(0).normal(size=(50, 6))
 Y = np.random.default_rng(1).integers(0, 3, 50)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,12 +50,12 @@ def python_backward(plan: Plan, node: Node) -> None:
         plan.update_parameter(parameter, parameter.at(plan.store.gradients))
 
 
-def _returned(plan: Plan, node: Node, method: str, array: object, rows: int, columns: int) -> Array:
+def _returned(plan: Plan, node: Node, method: str, array: Any, rows: int, columns: int) -> Array:
     """What a user's layer returned, checked."""
     name = f"layer {plan.names[id(node.layer)]} ({type(node.layer).__name__}).{method}"
-    if np.shape(array) != (rows, columns):  # type: ignore[arg-type]
+    if np.shape(array) != (rows, columns):
         raise ValueError(
             f"{name}: expected an array of shape {(rows, columns)}, got "
-            f"{np.shape(array)}; define output_features if it changes the columns"  # type: ignore[arg-type]
+            f"{np.shape(array)}; define output_features if it changes the columns"
         )
     return np.asarray(array)
