@@ -313,6 +313,14 @@ class Layer:
         """What stands between the brackets of `repr`."""
         return ""
 
+    @classmethod
+    def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of a layer's own state, from its arguments as `config` gives them.
+
+        Files are held to it before a layer is made.
+        """
+        return {}
+
     def config(self) -> dict[str, Any]:
         """Constructor arguments that make this layer again, as JSON can hold them."""
         raise TypeError(f"{type(self).__name__}: define config() to save this layer")

@@ -98,6 +98,12 @@ class Embedding(Layer):
         """All columns."""
         yield first, columns, self.num_embeddings
 
+    @classmethod
+    def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the state."""
+        names = ("num_embeddings", "embedding_dim")
+        return {"weight": tuple(checks.positive_int(arguments[name], name) for name in names)}
+
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operation."""
         place = graph.place_in_input(x)

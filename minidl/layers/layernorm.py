@@ -54,6 +54,13 @@ class RowNorm(Layer):
         for name, parameter in self._parameters.items():
             parameter.array[...] = name == "weight"
 
+    @classmethod
+    def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the state."""
+        shape = (checks.positive_int(arguments["normalized_shape"], "normalized_shape"),)
+        names = ["weight", "bias"] if arguments.get("bias", cls.centered) else ["weight"]
+        return dict.fromkeys(names, shape) if arguments.get("elementwise_affine", True) else {}
+
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operation."""
         return graph.add("layernorm", self, x, x.columns)

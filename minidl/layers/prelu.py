@@ -59,6 +59,13 @@ class PReLU(Layer):
         """Go back to `init`."""
         self.weight = np.full(self.num_parameters, self.init)
 
+    @classmethod
+    def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the state."""
+        return {
+            "weight": (checks.positive_int(arguments.get("num_parameters", 1), "num_parameters"),)
+        }
+
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operation."""
         return graph.add("prelu", self, x, x.columns)

@@ -81,7 +81,7 @@ class Sequential(Container):
         return None
 
     def categories(self, first: int, columns: int) -> Iterator[tuple[int, int, int]]:
-        """Those of the layers that see the input: the first, and one behind layers without effect."""
+        """Those of the layers that see the input: the first, or one behind layers of no effect."""
         for layer in self._layers:
             yield from layer.categories(first, columns)
             if not isinstance(layer, (Flatten, Identity)):
