@@ -106,6 +106,92 @@ def batchnorm_predict(
     return y
 
 
+# ------------------------------------------------------------------- layers of single rows
+
+
+def layernorm_forward(
+    x: Array,
+    gamma: Array | None = None,
+    beta: Array | None = None,
+    eps: float = 1e-5,
+    centered: bool = True,
+) -> tuple[Array, Array, Array]:
+    """``y = gamma (x - mean) inv_std + beta``, row by row -> (y (N, D), xhat (N, D), inv_std (N,)).
+
+    ``inv_std = 1 / sqrt(mean((x - mean)^2) + eps)``; not centered, as in RMSNorm, the mean is 0.
+    """
+    xhat = x - x.mean(axis=1, keepdims=True) if centered else x.copy()
+    inv_std: Array = 1 / np.sqrt(np.einsum("nd,nd->n", xhat, xhat) / x.shape[1] + eps)
+    xhat *= inv_std[:, None]
+    y = xhat.copy() if gamma is None else xhat * gamma
+    if beta is not None:
+        y += beta
+    return y, xhat, inv_std
+
+
+def layernorm_backward(
+    dy: Array,
+    xhat: Array,
+    inv_std: Array,
+    gamma: Array | None = None,
+    centered: bool = True,
+) -> tuple[Array, Array, Array]:
+    """Gradient through the rows' statistics -> (dx (N, D), dgamma (D,), dbeta (D,)).
+
+    With ``g = gamma dy``: ``dx = inv_std (g - mean(g) - xhat mean(g xhat))``.
+    """
+    columns = dy.shape[1]
+    dx = dy.copy() if gamma is None else dy * gamma
+    shift = np.einsum("nd,nd->n", dx, xhat)[:, None] / columns
+    if centered:
+        dx -= dx.mean(axis=1, keepdims=True)
+    dx -= xhat * shift
+    dx *= inv_std[:, None]
+    return dx, np.einsum("nd,nd->d", dy, xhat), dy.sum(axis=0)
+
+
+def softmax_forward(x: Array) -> Array:
+    """``y = exp(x) / sum(exp(x))``, row by row, (N, D) -> (N, D)."""
+    y: Array = x - x.max(axis=1, keepdims=True, initial=-np.inf)
+    np.exp(y, out=y)
+    y /= y.sum(axis=1, keepdims=True)
+    return y
+
+
+def softmax_backward(dy: Array, y: Array) -> Array:
+    """``dx = y (dy - sum(dy y))``, row by row."""
+    dx: Array = dy - np.einsum("nd,nd->n", dy, y)[:, None]
+    dx *= y
+    return dx
+
+
+def prelu_forward(x: Array, weight: Array) -> Array:
+    """``y = x > 0 ? x : weight x``, weight (1,) or (D,)."""
+    y: Array = np.maximum(x, 0)
+    y += weight * np.minimum(x, 0)
+    return y
+
+
+def prelu_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+    """``dx = x > 0 ? dy : weight dy, dweight = sum(min(x, 0) dy)`` -> (dx (N, D), dweight)."""
+    dweight: Array = np.einsum("nd,nd->d", np.minimum(x, 0), dy)
+    return dy * np.where(x > 0, 1, weight), dweight if len(weight) > 1 else dweight.sum(
+        keepdims=True
+    )
+
+
+def embedding_forward(x: Array, weight: Array) -> Array:
+    """Rows of weight (K, E) that the categories x (N, F) name, side by side -> (N, F E)."""
+    return weight[x.astype(np.intp)].reshape(len(x), x.shape[1] * weight.shape[1])
+
+
+def embedding_backward(dy: Array, x: Array, weight: Array) -> Array:
+    """Gradient of the whole table, (K, E)."""
+    dweight = np.zeros_like(weight)
+    np.add.at(dweight, x.astype(np.intp).ravel(), dy.reshape(-1, weight.shape[1]))
+    return dweight
+
+
 # ------------------------------------------------------------------- special functions
 
 

@@ -58,7 +58,7 @@ class RowNorm(Layer):
     def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state."""
         shape = (checks.positive_int(arguments["normalized_shape"], "normalized_shape"),)
-        names = ["weight", "bias"] if cls.centered and arguments.get("bias", True) else ["weight"]
+        names = ["weight", "bias"] if arguments.get("bias", cls.centered) else ["weight"]
         return dict.fromkeys(names, shape) if arguments.get("elementwise_affine", True) else {}
 
     def lower(self, graph: Graph, x: Value) -> Value:

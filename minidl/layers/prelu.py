@@ -62,7 +62,9 @@ class PReLU(Layer):
     @classmethod
     def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state."""
-        return {"weight": (checks.positive_int(arguments["num_parameters"], "num_parameters"),)}
+        return {
+            "weight": (checks.positive_int(arguments.get("num_parameters", 1), "num_parameters"),)
+        }
 
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operation."""
