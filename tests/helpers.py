@@ -120,9 +120,7 @@ LAYERS: dict[str, Callable[[], minidl.Layer]] = {
     **{str(a): a.make for a in ACTIVATIONS},
     "Residual": lambda: minidl.Residual(minidl.Linear(FEATURES, FEATURES, seed=1)),
     "Concat": lambda: minidl.Concat(minidl.Identity(), minidl.Linear(FEATURES, 3, seed=1)),
-    "Parallel": lambda: minidl.Parallel(
-        minidl.Linear(3, 2, seed=1), minidl.Tanh(), columns=[3, 2]
-    ),
+    "Parallel": lambda: minidl.Parallel(minidl.Linear(3, 2, seed=1), minidl.Tanh(), columns=[3, 2]),
     "Flatten": minidl.Flatten,
     "Sequential": lambda: minidl.Sequential(
         minidl.Sequential(minidl.Linear(FEATURES, 4), minidl.Tanh()), minidl.Linear(4, 2), seed=1
