@@ -126,9 +126,7 @@ def _check(kind: type[Trainer], model: Any, metrics: Any, **parts: Any) -> None:
     kind(model, metrics=() if metrics is None else metrics, **parts)
 
 
-def _parts(
-    stored: dict[str, Any], given: dict[str, Any], own: dict[str, Array]
-) -> dict[str, Any]:
+def _parts(stored: dict[str, Any], given: dict[str, Any], own: dict[str, Array]) -> dict[str, Any]:
     """Arguments of the trainer: what the caller has given, else what the file describes."""
     makers: dict[str, Callable[[Any], Any]] = {
         "model": lambda config: build(config, own),

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 
 def _parts(data: Any) -> tuple[Any, Any, Any]:
-    """X, y and sample_weight of validation data."""
-    if isinstance(data, (tuple, list)):
+    """X, y and sample_weight of validation data; a list of tuples is one of batches."""
+    batches = isinstance(data, list) and all(isinstance(item, tuple) for item in data)
+    if isinstance(data, (tuple, list)) and not batches:
         if len(data) not in (2, 3):
             raise ValueError(
                 "validation_data: expected (X, y) or (X, y, sample_weight), got "
@@ -224,9 +225,7 @@ class Trainer:
             self._programs[use] = cached
         return cached[1]
 
-    def _train_program(
-        self, columns: int, loss: Loss, rows: int, smallest: int
-    ) -> BatchProgram:
+    def _train_program(self, columns: int, loss: Loss, rows: int, smallest: int) -> BatchProgram:
         """The program of training, for batches of up to `rows` rows and at least `smallest`."""
         state = self._state()
         if self.ema_decay is not None:

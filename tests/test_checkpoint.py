@@ -345,8 +345,6 @@ def test_a_killed_process_goes_on_in_another(tmp_path):
         assert everything(resumed) == everything(whole), str(optimizer)
 
 
-
-
 def test_a_kill_while_saving_leaves_a_whole_file(tmp_path):
     """30 processes, forked one from the other, that write the same file in a loop."""
     path = str(tmp_path / "c")
