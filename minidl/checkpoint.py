@@ -1,9 +1,9 @@
 """Checkpoints: a training as one safetensors file, from which it goes on to the bit. No pickle.
 
 Tensors are the parameters and running averages (``model.*``), the optimizer's states
-(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON in
-the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments (null: code
-of the user's), the place in the training, seeds, history, and what callbacks keep.
+(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON
+in the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments (null:
+code of the user's), the place in the training, seeds, history, and what callbacks keep.
 """
 
 from __future__ import annotations

@@ -335,7 +335,8 @@ class Loop:
         entered = self.entered if self.entered[0] == progress.epoch else (0, 0, NO_SUMS)
         _, progress.batch, progress.sums = entered
         self._note()
-        if not any([callback.on_not_finite(error) for callback in self.callbacks]):
+        taken = [callback.on_not_finite(error) for callback in self.callbacks]
+        if not any(taken):
             raise error
         self.trainer.stop_training = True
 

@@ -65,7 +65,8 @@ class Trainer:
         for each epoch, from 0, as in `LambdaLR`.
     metrics : sequence of str, Metric or function, default ()
         Measured each epoch on training and validation data, and by `evaluate`: see
-        `minidl.metrics`. On training data they are those of the predictions made while training.
+        `minidl.metrics`. On training data they are those of the predictions made while training;
+        of an epoch that was interrupted, of those made since.
     clip_grad_norm : float, optional
         The greatest norm of the gradient of all parameters; a larger one is scaled down.
     clip_grad_value : float, optional
@@ -183,7 +184,9 @@ class Trainer:
         loss = self.loss if data.y_like is None else self.loss.bound(data.y_like)
         for metric in self.metrics:
             metric.check(loss.task, sample_weight is not None)
-        if data.rows == 0:
+        if data.in_memory:
+            checks.not_empty(data.x[0], names[0])
+        elif data.rows == 0:
             raise ValueError(f"{names[0]}: expected at least one row, got none")
         if data.in_memory:
             loss, data.y = self._targets(data, loss, data, names)
@@ -470,7 +473,8 @@ class Trainer:
         """Write all that the training needs to go on to one safetensors file; see `resume`.
 
         Parameters, optimizer state, schedule, moving average, seeds, the place inside the epoch,
-        history, and what callbacks keep. May be called between calls of `fit` or by a callback, at
+        history, and what callbacks keep. A callback that saves at the end of an epoch stands last
+        among the callbacks: those behind it have not seen the epoch yet. May be called between calls of `fit` or by a callback, at
         the end of an epoch or within it. The file is written beside `path`, synced and renamed:
         whatever happens, `path` is the old file or the new one.
         """

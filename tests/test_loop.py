@@ -325,7 +325,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
 
 
 def test_good_epochs_stay_in_the_history():
-    X, y = make_data()
+    X, _ = make_data()
     trainer = minidl.Trainer(plain_model("float32"), loss=minidl.MSELoss(),
                              optimizer=minidl.SGD(lr=5.0))  # fmt: skip
     with pytest.raises(minidl.NonFiniteError) as caught:
@@ -359,7 +359,7 @@ def test_last_batches(rows, last_batch, kind, tmp_path):
     steps = {"merge": 1, "keep": -(-rows // BATCH), "drop": rows // BATCH}[last_batch]
     trainer = minidl.Trainer(plain_model())
     if steps == 0:
-        with pytest.raises(ValueError, match="at least one batch"):
+        with pytest.raises(ValueError, match=r"at least one batch"):
             trainer.fit(X, y, batch_size=BATCH, last_batch=last_batch)
         return
     trainer.fit(X, y, epochs=2, batch_size=BATCH, last_batch=last_batch)
@@ -383,9 +383,9 @@ def test_no_rows_are_refused():
     trainer = make_trainer()
     for X in (none, np.zeros((0, COLUMNS))):
         for do in (trainer.fit, trainer.evaluate, trainer.train_step):
-            with pytest.raises(ValueError, match="^X: expected at least one row"):
+            with pytest.raises(ValueError, match=r"^X: expected at least one row"):
                 do(X, y)
-        with pytest.raises(ValueError, match="^validation_data X: expected at least one row"):
+        with pytest.raises(ValueError, match=r"^validation_data X: expected at least one row"):
             trainer.fit(*make_data(), validation_data=(X, y))
         assert trainer.model.predict(X).shape == (0, 3)
 
@@ -594,7 +594,7 @@ def test_recalibration_that_fails_changes_nothing():
 
     with pytest.raises(OSError, match="gone"):
         trainer.recalibrate_batchnorm(fails)
-    with pytest.raises(ValueError, match="at least one batch"):  # an iterator serves one pass
+    with pytest.raises(ValueError, match=r"at least one batch"):  # an iterator serves one pass
         trainer.recalibrate_batchnorm(iter([X]))
     for name, value in model.state_dict().items():
         assert same_bits(value, before[name])
@@ -698,6 +698,25 @@ def test_copies_predict_by_themselves(clone):
     other[0].weight[...] = 0
     assert not same_bits(other.predict(x), before)
     assert same_bits(model.predict(x), before)
+
+
+def test_the_quick_path_leaves_a_program_that_is_in_use_alone(monkeypatch):
+    """Another thread may come between the moment that it gets its data and its run."""
+    from minidl import prediction
+
+    model, feed, given = make_model(), prediction.feed, []
+    X = make_data()[0]
+    expected = model.predict(X)
+    quick = model.__dict__["_quick"][1]
+    assert quick(X[:2]) is not None
+
+    def interrupted(*arguments, **options):
+        feed(*arguments, **options)
+        given.append(quick(X[:2]))
+
+    monkeypatch.setattr(prediction, "feed", interrupted)
+    assert same_bits(model.predict(X), expected)
+    assert given == [None]
 
 
 def test_predictions_in_several_threads():
