@@ -53,7 +53,8 @@ class History:
         """Add an epoch's values."""
         epochs = len(self)
         for name in values:
-            self.history.setdefault(name, [NAN] * epochs)
+            if name not in self.history:
+                self.history[name] = [NAN] * epochs
         for name, column in self.history.items():
             column.append(float(values.get(name, NAN)))
 
@@ -69,7 +70,9 @@ class History:
             raise ValueError("merge_last: expected an epoch to merge into, got an empty history")
         epochs = len(self)
         for name, value in values.items():
-            self.history.setdefault(name, [NAN] * epochs)[-1] = float(value)
+            if name not in self.history:
+                self.history[name] = [NAN] * epochs
+            self.history[name][-1] = float(value)
 
     def to_dict(self) -> dict[str, Any]:
         """A copy of all of it, as JSON can hold it."""

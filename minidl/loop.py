@@ -411,14 +411,19 @@ class Loop:
         return logs
 
     def _enter_results(self) -> tuple[int, list[History], dict[str, float]]:
-        """Enter what the program has measured of an epoch; its number, where, and what it is."""
+        """Enter what the program has measured of an epoch; its number, where, and what it is.
+
+        An interrupt may come anywhere: what is entered already is not entered again.
+        """
         progress = self.progress
         epoch = progress.epoch - len(progress.ended)
-        mean, share = progress.ended.pop(0)
+        mean, share = progress.ended[0]
         logs = {"loss": mean} | ({self.loss.metric: share} if self.loss.metric else {})
         histories = [h for h in (self.history, self.trainer.history) if h.first <= epoch]
         for history in histories:
-            history.append(logs)
+            if history.first + len(history) == epoch:
+                history.append(logs)
+        del progress.ended[0]
         return epoch, histories, logs
 
     def _measured(self, epoch: int) -> dict[str, float]:

@@ -499,10 +499,10 @@ class Trainer:
         """Write all that the training needs to go on to one safetensors file; see `resume`.
 
         Parameters, optimizer state, schedule, moving average, seeds, the place inside the epoch,
-        history, and what callbacks keep. A callback that saves at the end of an epoch stands last
-        among the callbacks: those behind it have not seen the epoch yet. May be called between calls of `fit` or by a callback, at
-        the end of an epoch or within it. The file is written beside `path`, synced and renamed:
-        whatever happens, `path` is the old file or the new one.
+        history, and what callbacks keep. May be called between calls of `fit` or by a callback, at
+        the end of an epoch or within it; one that saves at the end of an epoch stands last among
+        the callbacks, since those behind it have not seen the epoch yet. The file is written beside
+        `path`, synced and renamed: whatever happens, `path` is the old file or the new one.
         """
         save_checkpoint(self, path)
 
