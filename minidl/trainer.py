@@ -224,7 +224,6 @@ class Trainer:
             type(loss),
             loss.integer_labels,
             loss.weighted,
-            loss.weighted,
             loss.columns(0),
             self.loss,
             made_of,
