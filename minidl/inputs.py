@@ -60,6 +60,8 @@ def one_matrix(model: Layer, x: Any, name: str) -> Array:
     features = model.in_features_or_none()
     if isinstance(x, tuple) and all(len(getattr(part, "shape", ())) == 2 for part in x):
         parts = [checks.matrix(p, model.dtype, None, f"{name}[{i}]") for i, p in enumerate(x)]
+        for i, part in enumerate(parts[1:], 1):
+            checks.same_rows(part.shape, len(parts[0]), f"{name}[{i}]", f"{name}[0]")
         x = np.concatenate(parts, axis=1)
     array = checks.matrix(x, model.dtype, features, name)
     checks.categories([array], model.categories(0, array.shape[1]), name)

@@ -22,7 +22,9 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
     if batch_size is not None:
         batch_size = checks.positive_int(batch_size, "batch_size")
     data = open_inputs(model, x, names=("x", "y", "sample_weight"), targets=False)
-    if data.in_memory:
+    if data.rows == 0 and not data.in_memory:
+        data.x = [np.empty((0, columns or 0), model.dtype) for columns in data.columns]
+    if data.in_memory or data.rows == 0:
         return _rows(model, data.x, batch_size)
     from minidl.data.background import ahead
 
@@ -31,11 +33,12 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
     with ahead(data.blocks(None, size, last="keep")) as blocks:
         for block in blocks:
             out.append(_rows(model, block.x, batch_size))
-    return np.concatenate(out) if out else _rows(model, data.x, batch_size)
+    return np.concatenate(out)
 
 
 def _rows(model: Layer, x: list[Array], batch_size: int | None) -> Array:
     """Output for rows in memory."""
+    version = changes.version
     checks.categories(x, model.categories(0, sum(part.shape[1] for part in x)), "x")
     columns, count = sum(part.shape[1] for part in x), len(x[0])
     rows = max(min(batch_size or CACHED_ROWS, count), QUICK_ROWS)
@@ -53,8 +56,8 @@ def _rows(model: Layer, x: list[Array], batch_size: int | None) -> Array:
         with mode(model, False) if batch.plan.calls else nullcontext():
             while batch.program.run(1, 0.1)[0] == "time":
                 pass
-    model.__dict__["_predictor"] = cached
     if len(x) == 1 and not batch.plan.calls and not any(model.categories(0, columns)):
         batch.program.prepare_quick(np.empty, model.dtype, columns, batch.columns, QUICK_ROWS)
-        model.__dict__["_quick"] = changes.version, batch.program.quick
+        model.__dict__["_quick"] = version, batch.program.quick
+    model.__dict__["_predictor"] = cached  # last: the next thread may take it at once
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,15 +24,19 @@ def recalibrate(model: Layer, data: Data, batch_size: int) -> None:
     mode: so that at the end all statistics fit together. Sums are in float64; blocks are merged by
     the formula of Chan, Golub and LeVeque (1979).
     """
-    index = 0
-    while True:
-        statistics = _Statistics(model, index)
-        with blocks_of(data, batch_size) as blocks:
-            for block in blocks:
-                if not statistics.add(block.x, batch_size):
-                    return
-        statistics.write()
-        index += 1
+    before = model.state_dict()
+    try:
+        for index in itertools.count():
+            statistics = _Statistics(model, index)
+            with blocks_of(data, batch_size) as blocks:
+                for block in blocks:
+                    if not statistics.add(block.x, batch_size):
+                        return
+            statistics.write()
+    except BaseException:  # nothing half done
+        for name, array in model.state().items():
+            array[...] = before[name]
+        raise
 
 
 class _Statistics:
@@ -89,6 +94,8 @@ class _Statistics:
         """Give the statistics to the layer: the variance unbiased, as the running one is."""
         if self.rows < 2:
             raise ValueError(f"X: expected at least 2 rows to take a variance of, got {self.rows}")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.m2).all()):
+            raise ValueError("model: expected finite outputs before each BatchNorm1d, got others")
         self.layer.running_mean = self.mean
         self.layer.running_var = self.m2 / (self.rows - 1)
         self.layer.num_batches_tracked[...] = self.batches

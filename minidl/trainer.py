@@ -32,15 +32,19 @@ if TYPE_CHECKING:
 
 
 def _parts(data: Any) -> tuple[Any, Any, Any]:
-    """X, y and sample_weight of validation data."""
-    if isinstance(data, (tuple, list)):
+    """X, y and sample_weight of validation data; a list of tuples is one of batches."""
+    batches = isinstance(data, list) and all(isinstance(item, tuple) for item in data)
+    if isinstance(data, (tuple, list)) and not batches:
         if len(data) in (2, 3):
             return data[0], data[1], data[2] if len(data) == 3 else None
+        got = f"{len(data)} of them"
     elif not hasattr(data, "shape"):
-        return data, None, None  # batches
+        return data, None, None
+    else:
+        got = type(data).__name__
     raise ValueError(
         "validation_data: expected (X, y), (X, y, sample_weight), or an iterable of batches, got "
-        f"{f'{len(data)} of them' if isinstance(data, (tuple, list)) else type(data).__name__}"
+        f"{got}"
     )
 
 
@@ -64,7 +68,8 @@ class Trainer:
         for each epoch, from 0, as in `LambdaLR`.
     metrics : sequence of str, Metric or function, default ()
         Measured each epoch on training and validation data, and by `evaluate`: see
-        `minidl.metrics`. On training data they are those of the predictions made while training.
+        `minidl.metrics`. On training data they are those of the predictions made while training;
+        of an epoch that was interrupted, of those made since.
     clip_grad_norm : float, optional
         The greatest norm of the gradient of all parameters; a larger one is scaled down.
     clip_grad_value : float, optional
@@ -494,7 +499,8 @@ class Trainer:
         """Write all that the training needs to go on to one safetensors file; see `resume`.
 
         Parameters, optimizer state, schedule, moving average, seeds, the place inside the epoch,
-        history, and what callbacks keep. May be called between calls of `fit` or by a callback, at
+        history, and what callbacks keep. A callback that saves at the end of an epoch stands last
+        among the callbacks: those behind it have not seen the epoch yet. May be called between calls of `fit` or by a callback, at
         the end of an epoch or within it. The file is written beside `path`, synced and renamed:
         whatever happens, `path` is the old file or the new one.
         """

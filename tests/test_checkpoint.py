@@ -257,6 +257,27 @@ def test_callbacks_go_on_from_their_state(tmp_path):
     assert everything(resumed) == everything(whole)
 
 
+def test_a_checkpoint_at_the_last_step_of_an_epoch(tmp_path):
+    """The epoch's results are not known yet: they come when training goes on."""
+    X, y = make_data()
+    options = {"batch_size": BATCH, "seed": 0, "validation_data": (X, y)}
+    whole = make_trainer()
+    stop = minidl.EarlyStopping("val_loss", min_delta=10.0, patience=3)
+    whole.fit(X, y, epochs=9, **options, callbacks=[Save(tmp_path / "c", every=4), stop])
+    minidl.Trainer.resume(tmp_path / "c")
+    for epochs in (1, 2):
+        part = make_trainer()
+        early = minidl.EarlyStopping("val_loss", min_delta=10.0, patience=3)
+        callbacks = [early, StopAt(4 * epochs), Save(tmp_path / "c", every=4 * epochs)]
+        part.fit(X, y, epochs=9, **options, callbacks=callbacks)
+        resumed = minidl.Trainer.resume(tmp_path / "c")
+        assert (resumed.epoch, len(resumed.history)) == (epochs, epochs - 1)
+        early = minidl.EarlyStopping("val_loss", min_delta=10.0, patience=3)
+        again = resumed.fit(X, y, epochs=9 - epochs, **options, callbacks=[early])
+        assert len(again) == whole.epoch - epochs
+        assert everything(resumed) == everything(whole)
+
+
 def test_what_callbacks_log_is_in_the_checkpoint(tmp_path):
     class Log(minidl.Callback):
         def on_epoch_end(self, epoch, logs):
@@ -271,7 +292,7 @@ def test_what_callbacks_log_is_in_the_checkpoint(tmp_path):
 
 def test_a_scheduler_goes_on(tmp_path):
     X, y = make_data()
-    schedule = pytest.importorskip("minidl.schedulers").OneCycleLR(0.05, 6 * 4)
+    schedule = pytest.importorskip("minidl.schedulers").CosineAnnealingLR(24, interval="step")
     whole = make_trainer(scheduler=schedule)
     whole.fit(X, y, epochs=6, batch_size=BATCH, seed=0,
               callbacks=[Save(tmp_path / "c", every=9)])  # fmt: skip
@@ -382,7 +403,9 @@ def parts_of(path):
         return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def test_a_cut_file(saved):
+def test_a_cut_file(tmp_path):
+    saved = tmp_path / "c"
+    minidl.Trainer(minidl.Sequential(minidl.Linear(1, 1))).save_checkpoint(saved)
     data = saved.read_bytes()
     length = 8 + int.from_bytes(data[:8], "little")
     for cut in (*range(length + 1), len(data) - 1):

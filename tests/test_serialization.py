@@ -71,7 +71,21 @@ def bits(model):
 
 def test_every_layer_is_saved_somewhere_here():
     shipped = {n for n in minidl.layers.__all__ if n != "Layer"}
-    assert shipped == {type(make()).__name__ for make in LAYERS.values()}
+    assert shipped == {type(make()).__name__ for make in LAYERS.values()} | {"Embedding"}
+
+
+def test_an_embedding_comes_back_with_the_same_bits(tmp_path):
+    """It reads the input, so it stands first."""
+    model = minidl.Sequential(
+        minidl.Parallel(minidl.Linear(2, 3), minidl.Embedding(7, 5), columns=[2, 1]),
+        minidl.Linear(8, 3), seed=0,
+    )  # fmt: skip
+    x = np.column_stack([X[:, :2], np.arange(50) % 7])
+    minidl.Trainer(model).fit(x, Y, epochs=2, seed=0)
+    minidl.save(model, tmp_path / "m")
+    found = minidl.load(tmp_path / "m")
+    assert bits(found) == bits(model)
+    assert found.predict(x).tobytes() == model.predict(x).tobytes()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -71,10 +71,12 @@ def test_attributes():
 @layers
 def test_every_layer_has_a_summary(layer):
     layer = layer()
-    last = layer.summary(5).rows[-1]
-    assert last.columns == layer.predict(np.ones((2, 5))).shape[1]
+    columns = layer.predict(np.ones((2, 5))).shape[1]
+    assert layer.output_features(5) == columns
+    rows = layer.summary(5).rows
+    assert len(rows) == max(len(list(layer.tree())) - 1, 1)
     if not layer.children():
-        assert last.name == type(layer).__name__
+        assert rows[0][:3] == (type(layer).__name__, 0, columns)
 
 
 class Both(minidl.Layer):
