@@ -190,11 +190,13 @@ def test_softmax_of_large_numbers(columns, dtype):
 @dtypes
 @norms
 def test_squares_beyond_the_range_give_no_nan(case, dtype):
-    big = {"float32": 1e30, "float64": 1e200}[dtype]
-    x = np.array([[big, -big, 2 * big], [big, big, big], [1, 2, 3]], dtype)
-    layer = case.make(3, dtype)
-    assert np.isfinite(layer(x)).all()
-    assert np.isfinite(layer.backward(np.ones_like(x))).all()
+    rng = np.random.default_rng(0)
+    for big in {"float32": [1e20, 1e30], "float64": [1e160, 1e180, 1e200]}[dtype]:
+        x = np.array([[big, -big, 2 * big], [big, big, big], [1, 2, 3]], dtype)
+        x = np.concatenate([x, big * rng.normal(size=(30, 3)).astype(dtype)])
+        layer = case.make(3, dtype)
+        assert np.isfinite(layer(x)).all()
+        assert np.isfinite(layer.backward(np.ones_like(x))).all()
 
 
 def test_prelu_at_zero():
@@ -400,6 +402,41 @@ def test_padding_stays_zero(make, given, dtype):
         assert not padding(model, model.store().gradients).any()
 
 
+@dtypes
+@cases
+def test_what_lies_in_the_padding_enters_nothing(case, dtype):
+    """Padding of x may hold anything finite, as sigmoid(0) leaves it there; that of dx is 0."""
+    x, dy = np.random.default_rng(0).normal(size=(2, 20, 21)).astype(dtype)
+    layer = case.make(21, dtype)
+    expected = passes(layer, x, dy)
+    plan, output = layer._program.plan, layer._program.output
+    given = whole(plan, plan.data[plan.graph.input])
+    for value in (1e30, -7.0):
+        given[:, 21:] = value
+        for one, other in zip(passes(layer, x, dy), expected, strict=True):
+            assert same_bits(one, other)
+        assert (given[:, 21:] == value).all()
+        assert np.isfinite(whole(plan, output)).all()
+        assert not whole(plan, plan.gradients[plan.graph.input])[:, 21:].any()
+
+
+def whole(plan, buffer):
+    """A buffer of a program with its padding."""
+    part = plan.workspace[buffer.offset : buffer.offset + buffer.rows * buffer.pitch]
+    return part.view(plan.dtype).reshape(buffer.rows, -1)
+
+
+@dtypes
+@cases
+def test_a_row_does_not_depend_on_the_others(case, dtype):
+    x, dy = np.random.default_rng(0).normal(size=(2, 40, 21)).astype(dtype)
+    layer = case.make(21, dtype)
+    y, dx, *_ = passes(layer, x, dy)
+    for rows in (slice(3, 4), slice(5, 22), slice(39, 40)):
+        assert same_bits(layer(x[rows]), y[rows])
+        assert same_bits(layer.backward(dy[rows]), dx[rows])
+
+
 @models
 @dtypes
 def test_two_batches_of_one_update_are_one_batch_twice_as_large(make, given, dtype):
@@ -543,18 +580,46 @@ def test_what_is_no_category_is_refused(value, shown):
 
 
 def test_embedding_must_come_first():
-    inside = minidl.Embedding(3, 2)
-    x = np.zeros((2, 2))
-    for model in (
-        minidl.Sequential(minidl.Linear(2, 2), inside),
-        minidl.Sequential(minidl.ReLU(), inside),
-        minidl.Sequential(minidl.Concat(minidl.Identity(), minidl.Identity()), inside),
-        minidl.Sequential(minidl.Dropout(), inside),
-        minidl.Sequential(minidl.Dropout(0), inside),
-    ):
-        for use in (model, model.predict):
-            with pytest.raises(ValueError, match=r"Embedding: expected to be the first layer"):
-                use(x)
+    inside, behind = minidl.Embedding(3, 2), r"layer 1 \(\w+\) takes category numbers"
+    twice = minidl.Concat(minidl.Identity(), minidl.Identity())
+    for first in (minidl.Linear(2, 2), minidl.ReLU(), twice, minidl.Dropout(), minidl.Dropout(0)):
+        for second in (
+            inside,
+            minidl.Sequential(minidl.Flatten(), inside),
+            minidl.Parallel(minidl.Identity(), inside, columns=[1, 1]),
+        ):
+            with pytest.raises(ValueError, match=behind):
+                minidl.Sequential(first, second)
+
+
+def test_embedding_behind_a_layer_that_says_nothing_of_it():
+    """A container of the user's that does not pass `categories` on: nothing would be checked."""
+
+    class Silent(minidl.Residual):
+        def categories(self, first, columns):
+            return iter(())
+
+    model = Silent(minidl.Embedding(3, 1))
+    for use in (model, model.predict):
+        with pytest.raises(ValueError, match=r"Embedding: expected to be the first layer"):
+            use(np.zeros((2, 2)))
+
+
+@pytest.mark.skipif(minidl.get_config()["debug"], reason="an assertion ends the process")
+@dtypes
+def test_nothing_outside_the_table_is_read_or_written(dtype):
+    """Past the checks, numbers are held within the table."""
+    layer = minidl.Embedding(5, 3, dtype=dtype, seed=0)
+    layer(np.ones((6, 1)))
+    plan = layer._program.plan
+    plan.view(plan.data[plan.graph.input], 6)[:, 0] = [-1, 5, 1e30, np.nan, -np.inf, 4.9]
+    layer._program.program.execute(0, layer._program.forward_end, 6)
+    got = plan.view(layer._program.output, 6)
+    assert np.array_equal(got, layer.weight[[0, 4, 4, 0, 0, 4]])
+    layer.backward(np.ones((6, 3)))
+    expected = np.zeros((5, 3))
+    expected[[0, 4]] = 3
+    assert np.array_equal(layer.gradient("weight"), expected)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ twice (once from cache) and writes dx. Columns beyond the last are left out of e
 and dx; sums over rows are kept per block, and merged by `add_blocks` in `flat.pyx`.
 """
 
-from libc.math cimport sqrt
+from libc.math cimport isfinite, sqrt
 
 from minidl.kernels.matmul cimport vectors
 from minidl.kernels.simd cimport (
@@ -38,7 +38,7 @@ cdef inline void statistics(
 ) noexcept nogil:
     cdef Py_ssize_t j, width = vectors(x[0], columns)
     cdef vec zero = splat(x[0], 0.0), m = zero, total = zero, squares = zero, e
-    cdef double d = 0.0
+    cdef double d = 0.0, variance
     if centered:
         m = splat_at(zero, x)
         for j in range(width):
@@ -49,11 +49,14 @@ cdef inline void statistics(
         e = within(x[j] - m, j, columns)
         total = total + e
         squares = fma(e, e, squares)
+    variance = sum_of_lanes(squares) / <double>columns
     if centered:
         d = sum_of_lanes(total) / <double>columns
+        if isfinite(variance):  # else d^2 may be infinite too
+            variance = max(variance - d * d, 0.0)
     kept[0] = largest_lane(m)  # all are the same
     kept[1] = d
-    kept[2] = 1.0 / sqrt(max(sum_of_lanes(squares) / <double>columns - d * d, 0.0) + eps)
+    kept[2] = 1.0 / sqrt(variance + eps)
 
 
 cdef void layernorm_forward(

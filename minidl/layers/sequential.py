@@ -53,8 +53,14 @@ class Sequential(Container):
             self.reset_parameters(np.random.default_rng(checks.positive_int(seed, "seed", 0)))
 
     def _check_features(self) -> None:
-        columns = None
+        columns, sees_input = None, True
         for name, layer in self.children():
+            if not sees_input and any(layer.categories(0, 1)):
+                raise ValueError(
+                    f"layers: layer {name} ({type(layer).__name__}) takes category numbers, which "
+                    "must be the data's own: expected it first, or in a branch of Parallel"
+                )
+            sees_input = sees_input and isinstance(layer, (Flatten, Identity))
             wanted = layer.in_features_or_none()
             if columns is not None and wanted is not None and wanted != columns:
                 raise ValueError(
