@@ -421,7 +421,7 @@ class Loop:
         logs = {"loss": mean} | ({self.loss.metric: share} if self.loss.metric else {})
         histories = [h for h in (self.history, self.trainer.history) if h.first <= epoch]
         for history in histories:
-            if history.first + len(history) == epoch:
+            if history.first + len(history) <= epoch:
                 history.append(logs)
         del progress.ended[0]
         return epoch, histories, logs
