@@ -314,3 +314,17 @@ def _whole(array: Array, count: int, name: str, column: int) -> None:
             f"{name}: expected categories, whole numbers from 0 to {count - 1}, got {array[i, j]} "
             f"in row {i}, column {column + j}"
         )
+
+
+def known_name(value: Any, known: Iterable[str], name: str) -> str:
+    """A name out of those known, in capitals or not; an error has the nearest."""
+    names = {own.lower(): own for own in known}
+    if not isinstance(value, str) or value.lower() not in names:
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(value).lower(), names, 1, 0)[0]
+        raise ValueError(
+            f"{name}: expected one of {', '.join(names.values())}, got {value!r}; did you mean "
+            f"{names[near]!r}?"
+        )
+    return names[value.lower()]

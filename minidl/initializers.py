@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from minidl import checks
 from minidl.memory import Array
 
 Initializer: TypeAlias = "Callable[[tuple[int, ...], np.random.Generator], Array]"
@@ -72,6 +73,4 @@ def get(which: str | Initializer, name: str) -> Initializer:
     """The initializer of a name, or the function itself; `name` is the argument's, for errors."""
     if callable(which):
         return which
-    if which not in NAMES:
-        raise ValueError(f"{name}: expected one of {', '.join(NAMES)} or a function, got {which!r}")
-    return NAMES[which]
+    return NAMES[checks.known_name(which, NAMES, name)]

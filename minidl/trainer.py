@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minidl import checks
+from minidl import checks, losses, optimizers
 from minidl.callbacks import Callback, ProgressBar
 from minidl.checkpoint import restore_state, resume, save_checkpoint, state_tensors
 from minidl.evaluation import evaluate
@@ -60,9 +60,11 @@ class Trainer:
     ----------
     model : Layer
         Mostly a `Sequential`.
-    loss : Loss or function, default CrossEntropyLoss()
-        A function takes (prediction, y) and returns (loss, gradient).
-    optimizer : Optimizer, default Adam(lr=1e-3)
+    loss : Loss, function or str, default CrossEntropyLoss()
+        A function takes (prediction, y) and returns (loss, gradient); a name, in capitals or not,
+        stands for a loss with its defaults.
+    optimizer : Optimizer or str, default Adam(lr=1e-3)
+        A name stands for an optimizer with its defaults.
     scheduler : Scheduler or function, optional
         The learning rate over epochs or steps; a function gives the factor of the optimizer's rate
         for each epoch, from 0, as in `LambdaLR`.
@@ -105,8 +107,8 @@ class Trainer:
     def __init__(
         self,
         model: Layer,
-        loss: Loss | LossFunction | None = None,
-        optimizer: Optimizer | None = None,
+        loss: Loss | LossFunction | str | None = None,
+        optimizer: Optimizer | str | None = None,
         *,
         scheduler: Scheduler | Any = None,
         metrics: Sequence[str | Metric | Any] = (),
@@ -118,6 +120,10 @@ class Trainer:
         if not isinstance(model, Layer):
             raise TypeError(f"model: expected a Layer, got {type(model).__name__}")
         self.model = model
+        if isinstance(loss, str):
+            loss = losses.by_name(loss)
+        if isinstance(optimizer, str):
+            optimizer = optimizers.by_name(optimizer)
         self.loss = CrossEntropyLoss() if loss is None else as_loss(loss)
         self.optimizer = Adam() if optimizer is None else optimizer
         if not isinstance(self.optimizer, Optimizer):

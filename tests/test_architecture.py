@@ -18,7 +18,8 @@ SOURCE = Path(__file__).parents[1] / "minidl"
 ORDER = [
     {"kernels"},
     {"memory", "errors", "extras", "history", "parallel", "changes"},
-    {"checks", "parameters", "initializers", "summary", "metrics.convert", "files"},
+    {"checks", "parameters", "summary", "metrics.convert", "files"},
+    {"initializers"},
     {"metrics.named"},
     {"metrics.metric"},
     {"metrics"},

@@ -290,16 +290,39 @@ def test_what_callbacks_log_is_in_the_checkpoint(tmp_path):
     assert history["number"] == [0, 1]
 
 
-def test_a_scheduler_goes_on(tmp_path):
+SCHEDULES = [
+    minidl.StepLR(2),
+    minidl.MultiStepLR([1, 4]),
+    minidl.ExponentialLR(0.9),
+    minidl.CosineAnnealingLR(24, interval="step"),
+    minidl.CosineAnnealingWarmRestarts(2, 2),
+    minidl.LinearLR(total_iters=10, interval="step"),
+    minidl.ConstantLR(total_iters=3),
+    minidl.PolynomialLR(total_iters=6),
+    minidl.OneCycleLR(0.05, 24),
+    minidl.SequentialLR([minidl.LinearLR(total_iters=2), minidl.ExponentialLR(0.5)], [2]),
+    minidl.ChainedScheduler([minidl.LinearLR(total_iters=2), minidl.StepLR(2)]),
+    minidl.ReduceLROnPlateau(patience=0, threshold=0.5, monitor="loss"),
+    minidl.LambdaLR(lambda epoch: 1 / (1 + epoch)),
+]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_every_schedule_goes_on(schedule, tmp_path):
     X, y = make_data()
-    schedule = pytest.importorskip("minidl.schedulers").CosineAnnealingLR(24, interval="step")
     whole = make_trainer(scheduler=schedule)
     whole.fit(X, y, epochs=6, batch_size=BATCH, seed=0,
               callbacks=[Save(tmp_path / "c", every=9)])  # fmt: skip
-    resumed = minidl.Trainer.resume(tmp_path / "c")
+    given = schedule if isinstance(schedule, minidl.LambdaLR) else None
+    resumed = minidl.Trainer.resume(tmp_path / "c", scheduler=given)
     assert resumed.step == 18
     resumed.fit(X, y, epochs=2, batch_size=BATCH)
     assert everything(resumed) == everything(whole)
+
+
+def test_every_schedule_is_resumed():
+    shipped = {name for name in minidl.schedulers.NAMES if name != "Scheduler"}
+    assert shipped == {type(schedule).__name__ for schedule in SCHEDULES}
 
 
 # ----------------------------------------------------------------------------------- killing

@@ -244,9 +244,9 @@ def test_wrong_batch_size(batch_size):
     [
         (lambda: minidl.Trainer("model"), TypeError, "^model: expected a Layer, got str"),
         (lambda: minidl.Trainer(minidl.Linear), TypeError, "^model: expected a Layer, got type"),
-        (lambda: minidl.Trainer(make(), "mse"), TypeError, "^loss: expected a Loss or a function"),
+        (lambda: minidl.Trainer(make(), 3), TypeError, "^loss: expected a Loss or a function"),
         (lambda: minidl.Trainer(make(), minidl.MSELoss), TypeError, "^loss: expected a Loss"),
-        (lambda: minidl.Trainer(make(), None, "adam"), TypeError, "^optimizer: expected an Optim"),
+        (lambda: minidl.Trainer(make(), None, 3), TypeError, "^optimizer: expected an Optim"),
         (lambda: minidl.Trainer(make(), None, minidl.Adam), TypeError, "^optimizer: .* got type"),
         (lambda: minidl.Sequential("relu"), TypeError, "^layers: expected Layer objects, got str"),
         (lambda: minidl.Sequential(minidl.ReLU), TypeError, "^layers: expected .* got type at 0"),
@@ -427,3 +427,27 @@ def test_numpy_integers_are_integers():
     assert len(trainer.fit(X, Y, epochs=np.int64(2), batch_size=np.int32(3), seed=np.uint8(1))) == 2
     minidl.Linear(np.int64(2), np.int16(3))
     minidl.Adam(lr=np.float32(0.1), betas=[np.float64(0.5), 0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: minidl.layers.activation("rellu"), "^activation: .* did you mean 'ReLU'"),
+        (lambda: minidl.layers.activation(3), "^activation: expected one of ELU, .* got 3"),
+        (lambda: minidl.losses.by_name("mse"), "^loss: .* got 'mse'; did you mean 'MSELoss'"),
+        (lambda: minidl.optimizers.by_name("admw"), "^optimizer: .* did you mean 'AdamW'"),
+        (lambda: minidl.Trainer(minidl.ReLU(), "huber"), "^loss: .* did you mean 'HuberLoss'"),
+        (lambda: minidl.Trainer(minidl.ReLU(), optimizer="rms"), "^optimizer: .* 'RMSprop'"),
+        (lambda: minidl.Linear(2, 3, weight_init="kaiming"), "^weight_init: .* 'kaiming_"),
+    ],
+)  # fmt: skip
+def test_unknown_names_get_the_nearest_known(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_names_stand_for_defaults():
+    trainer = minidl.Trainer(minidl.Linear(2, 3), "crossentropyloss", "ADAMW")
+    assert repr(trainer.loss) == "CrossEntropyLoss()"
+    assert repr(trainer.optimizer) == repr(minidl.AdamW())
+    assert repr(minidl.layers.activation("elu", alpha=0.5)) == "ELU(alpha=0.5)"

@@ -452,9 +452,11 @@ def test_the_state_has_as_many_moments_as_the_arguments_need():
 
 
 def test_by_name_knows_the_nearest():
-    with pytest.raises(ValueError, match=r"^name: .*SGD, .*, got 'admw'; did you mean 'AdamW'\?"):
+    with pytest.raises(
+        ValueError, match=r"^optimizer: .*SGD, .*, got 'admw'; did you mean 'AdamW'\?"
+    ):
         by_name("admw")
-    with pytest.raises(ValueError, match=r"^name: expected one of .*, got None"):
+    with pytest.raises(ValueError, match=r"^optimizer: expected one of .*, got None"):
         by_name(None)
 
 

@@ -1,5 +1,10 @@
 """The layers; one file a layer, activations in one."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from minidl import checks
 from minidl.layers.activations import (
     ELU,
     GELU,
@@ -24,6 +29,29 @@ from minidl.layers.residual import Residual
 from minidl.layers.rmsnorm import RMSNorm
 from minidl.layers.sequential import Sequential
 from minidl.layers.softmax import Softmax
+
+ACTIVATIONS: dict[str, type[Layer]] = {
+    c.__name__: c
+    for c in (ELU, GELU, Identity, LeakyReLU, PReLU, ReLU, SiLU, Sigmoid, Softmax, Softplus, Tanh)
+}
+
+
+def activation(name: str, **arguments: Any) -> Layer:
+    """The activation of a name, in capitals or not.
+
+    Raises
+    ------
+    ValueError
+        There is none of that name; the error says which is nearest.
+
+    Examples
+    --------
+    >>> from minidl.layers import activation
+    >>> activation("relu")
+    ReLU()
+    """
+    return ACTIVATIONS[checks.known_name(name, ACTIVATIONS, "activation")](**arguments)
+
 
 __all__ = [
     "ELU", "GELU", "BatchNorm1d", "Concat", "Dropout", "Embedding", "Flatten", "Identity", "Layer",

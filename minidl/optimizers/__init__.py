@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from minidl import checks
 from minidl.optimizers.adam import Adam, AdamW, NAdam, RAdam
 from minidl.optimizers.base import Optimizer, OptimizerState
 from minidl.optimizers.descent import SGD, Adagrad, Lion, RMSprop
@@ -38,15 +39,7 @@ def by_name(name: str, **arguments: Any) -> Optimizer:
     >>> by_name("sgd", lr=0.1).lr
     0.1
     """
-    known = {own.lower(): own for own in ALL}
-    if not isinstance(name, str) or name.lower() not in known:
-        from difflib import get_close_matches
-
-        near = get_close_matches(str(name).lower(), known, 1, 0)[0]
-        raise ValueError(
-            f"name: expected one of {', '.join(ALL)}, got {name!r}; did you mean {known[near]!r}?"
-        )
-    return ALL[known[name.lower()]](**arguments)
+    return ALL[checks.known_name(name, ALL, "optimizer")](**arguments)
 
 
 __all__ = [

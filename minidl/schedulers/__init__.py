@@ -12,11 +12,11 @@ from minidl.schedulers.decay import (
     StepLR,
 )
 from minidl.schedulers.function import LambdaLR, as_scheduler
-from minidl.schedulers.names import by_name, from_config
+from minidl.schedulers.names import NAMES, by_name, from_config
 from minidl.schedulers.plateau import Plateau, ReduceLROnPlateau
 
 __all__ = [
-    "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts",
+    "NAMES", "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts",
     "ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR", "OneCycleLR", "Plateau",
     "PolynomialLR", "ReduceLROnPlateau", "Scheduler", "SequentialLR", "StepLR", "as_scheduler",
     "by_name", "from_config",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from minidl import checks
 from minidl.schedulers.base import Scheduler
 from minidl.schedulers.compose import ChainedScheduler, SequentialLR
 from minidl.schedulers.cycles import CosineAnnealingLR, CosineAnnealingWarmRestarts, OneCycleLR
@@ -36,13 +37,7 @@ def by_name(name: str, **arguments: Any) -> Scheduler:
     ValueError
         There is none of that name; the error says which is nearest.
     """
-    if name not in NAMES:
-        from difflib import get_close_matches
-
-        near = get_close_matches(str(name), NAMES, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(NAMES)}"
-        raise ValueError(f"scheduler: unknown schedule {name!r}{hint}")
-    return NAMES[name](**arguments)
+    return NAMES[checks.known_name(name, NAMES, "scheduler")](**arguments)
 
 
 def from_config(config: dict[str, Any]) -> Scheduler:
