@@ -28,7 +28,7 @@ own, so that it depends on t alone.
 
 from libc.math cimport pow, sqrt
 
-from minidl.kernels.simd cimport fast_divide, fast_sqrt, fma, if_gt, splat, vec, vmax, vmin
+from minidl.kernels.simd cimport f32v, fast_divide, fast_sqrt, fma, if_gt, splat, vec, vmax, vmin
 
 cdef enum OptimizerKind:
     SGD = 0
@@ -168,7 +168,7 @@ cdef inline vec updated(const Step* s, const vec* k, vec w, vec g, vec* m, Py_ss
 
     In float32 root and quotient come from estimates with one Newton step, to 1 and 2 ULP.
     """
-    cdef vec d
+    cdef vec e, d
     cdef vec* v = m + stride
     if s.scale != 1.0:
         g = k[7] * g
@@ -203,7 +203,9 @@ cdef inline vec updated(const Step* s, const vec* k, vec w, vec g, vec* m, Py_ss
     m[0] = d = fma(k[3] * g, g, k[2] * m[0])
     if s.variant:
         v[0] = fma(k[3], g - v[0], v[0])
-        d = fma(-v[0], v[0], d)
+        e = splat(g, 1.8e19 if vec is f32v else 1.3e154)  # from here on its square is infinite
+        e = vmax(splat(g, 0.0) - e, vmin(e, v[0]))
+        d = fma(splat(g, 0.0) - e, e, d)
         v += stride
     d = fast_divide(g, fast_sqrt(d) + k[5])
     if s.beta1 != 0.0:
