@@ -1,7 +1,11 @@
 """What the tests share: lists of all layers, losses and optimizers, and all tolerances."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,6 +53,35 @@ def same_bits(a, b):
     """True if two arrays hold the same bits."""
     a, b = np.asarray(a), np.asarray(b)
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+# ---------------------------------------------------------------------- other processes
+
+TESTS = Path(__file__).parent
+
+
+def start_python(*arguments, environment=None, start=subprocess.Popen, **more):
+    """A process of this Python, started; None in `environment` takes a variable away.
+
+    -P: a source tree in the current folder is not what is to be tested. Scripts find the tests'
+    own modules.
+    """
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    variables = {**os.environ, "PYTHONPATH": path, **(environment or {})}
+    return start(
+        [sys.executable, "-P", *map(str, arguments)],
+        env={name: value for name, value in variables.items() if value is not None},
+        text=True,
+        **more,
+    )
+
+
+def python(*arguments, check=True, **more):
+    """A process as `start_python` has it, ended within a minute; `check` that it ended well."""
+    options = {"capture_output": True, "timeout": 60, "start": subprocess.run} | more
+    done = start_python(*arguments, **options)
+    assert not check or done.returncode == 0, done.stderr
+    return done
 
 
 # ---------------------------------------------------------------------------------- layers

@@ -3,7 +3,6 @@
 import gc
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -11,6 +10,7 @@ import traceback
 
 import numpy as np
 import pytest
+from helpers import python
 
 from minidl.data import background
 from minidl.data.background import ahead
@@ -312,11 +312,7 @@ print(threading.active_count(), interrupts > 100)
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers")
 def test_interrupts_at_any_moment():
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", STORM], capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["1", "True"]
+    assert python("-c", STORM).stdout.split() == ["1", "True"]
 
 
 # What the thread sees.

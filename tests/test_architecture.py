@@ -3,11 +3,10 @@
 import ast
 import inspect
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import python
 
 import minidl
 
@@ -189,9 +188,7 @@ LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pa
 
 def test_import_brings_in_little():
     code = f"import sys, minidl; print([n for n in {LAZY} if n in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = python("-c", code)
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
 
@@ -201,9 +198,7 @@ def test_import_brings_in_nothing_but_numpy_and_itself():
         "import sys, numpy; before = set(sys.modules)\n"
         "import minidl; print(*set(sys.modules) - before)"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = python("-c", code)
     gained = {name.partition(".")[0] for name in done.stdout.split()}
     cython = {name for name in gained if name.startswith(("cython_runtime", "_cython_"))}
     assert gained - cython <= {"minidl", "__future__", "importlib"}  # editable installs: the last
@@ -216,9 +211,7 @@ def test_training_without_a_bar_brings_in_no_tqdm():
         "minidl.Trainer(m).fit(np.zeros((4, 2)), np.zeros(4, int))\n"
         f"print([n for n in {LAZY} if n in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True
-    )
+    done = python("-c", code)
     assert done.stdout.strip() == "[]"
 
 

@@ -1,13 +1,13 @@
 """What the build made, and which CPU level is chosen at import."""
 
 import importlib
-import os
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from helpers import python
 
 from minidl import kernels
 
@@ -16,13 +16,7 @@ SHOW = "import minidl.kernels as k, minidl.kernels.matmul as m; print(k.LEVEL, m
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code],  # -P: not the source tree of the current folder
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    return python("-c", code, check=False, environment=environment)
 
 
 @pytest.mark.parametrize("level", kernels.LEVELS_SUPPORTED)

@@ -4,13 +4,13 @@ import contextlib
 import csv
 import io
 import json
-import subprocess
 import sys
 import threading
 import time
 
 import numpy as np
 import pytest
+from helpers import python
 
 import minidl
 from minidl.callbacks.monitor import Monitor
@@ -601,11 +601,8 @@ def test_arguments_of_tensorboard(tmp_path):
 
 
 def test_without_tensorboard():
-    done = subprocess.run(
-        [sys.executable, "-P", "-c",
-         "import sys; sys.modules['tensorboard'] = None; import minidl; minidl.TensorBoard()"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    code = "import sys; sys.modules['tensorboard'] = None; import minidl; minidl.TensorBoard()"
+    done = python("-c", code, check=False)
     message = "TensorBoard needs tensorboard: pip install 'minidl[tensorboard]'"
     assert f"ImportError: {message}" in done.stderr
 

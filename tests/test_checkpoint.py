@@ -6,12 +6,11 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, THREADS, optimizers, same_bits
+from helpers import OPTIMIZERS, THREADS, optimizers, python, same_bits, start_python
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -328,8 +327,6 @@ def test_every_schedule_is_resumed():
 # ----------------------------------------------------------------------------------- killing
 
 TRAIN = """
-import sys
-sys.path.insert(0, {tests!r})
 from test_checkpoint import BATCH, OPTIMIZERS, Save, make_data, make_trainer
 trainers = [make_trainer(optimizer) for optimizer in OPTIMIZERS]
 X, y = make_data()
@@ -341,15 +338,15 @@ while True:
 
 def kill_while(script, ready, seconds):
     """Run a script in a new process; when `ready` and some seconds later, SIGKILL."""
-    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+    process = start_python("-c", script, stderr=subprocess.PIPE)
     try:
         deadline = time.monotonic() + 60
         while not ready():
-            assert process.poll() is None, process.stderr.read().decode()
+            assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         time.sleep(seconds)
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.poll() is None, process.stderr.read()
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -358,7 +355,7 @@ def kill_while(script, ready, seconds):
 def test_a_killed_process_goes_on_in_another(tmp_path):
     path = str(tmp_path / "c")
     files = [f"{path}{i}" for i in range(len(OPTIMIZERS))]
-    script = TRAIN.format(tests=os.path.dirname(__file__), path=path)
+    script = TRAIN.format(path=path)
     kill_while(script, lambda: all(map(os.path.exists, files)), random.uniform(0, 0.3))
     X, y = make_data()
     for file, optimizer in zip(files, OPTIMIZERS, strict=True):
@@ -374,17 +371,11 @@ def test_a_killed_process_goes_on_in_another(tmp_path):
 def test_a_kill_while_saving_leaves_a_whole_file(tmp_path):
     """30 processes, forked one from the other, that write the same file in a loop."""
     path = str(tmp_path / "c")
-    script = KILLED.format(tests=os.path.dirname(__file__), path=path)
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["1"] * 30
+    assert python("-c", KILLED.format(path=path)).stdout.split() == ["1"] * 30
 
 
 KILLED = """
-import os, random, signal, sys, time
-sys.path.insert(0, {tests!r})
+import os, random, signal, time
 from test_checkpoint import everything, make_data, make_trainer
 import minidl
 minidl.set_num_threads(1)

@@ -5,7 +5,6 @@ import io
 import re
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -15,6 +14,7 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 pytest.importorskip("sklearn")
 
+from helpers import python, start_python
 from typer.testing import CliRunner
 
 import minidl
@@ -23,7 +23,7 @@ from minidl.cli.app import app
 from minidl.cli.data import Task
 from minidl.cli.errors import CliError
 
-MAIN = [sys.executable, "-P", "-c", "from minidl.cli import main; main()"]
+MAIN = ["-c", "from minidl.cli import main; main()"]
 
 
 @pytest.fixture(autouse=True)
@@ -100,9 +100,7 @@ def test_digits_accuracy():
 
 
 def test_digits_process(folder):
-    done = subprocess.run(
-        [*MAIN, "train", "digits"], cwd=folder, capture_output=True, text=True, check=True
-    )
+    done = python(*MAIN, "train", "digits", cwd=folder)
     assert "Traceback" not in done.stderr
     shown = dict(re.findall(r"│ (.+?) +│ +(.+?) │", done.stdout))
     assert float(shown["test accuracy"]) >= 0.97
@@ -418,7 +416,7 @@ def test_bad_predictions(flowers, houses, folder):
 
 @pytest.mark.parametrize("arguments", [["bogus"], ["train", "no.npz"]])
 def test_errors_go_to_stderr(arguments, folder):
-    done = subprocess.run([*MAIN, *arguments], cwd=folder, capture_output=True, text=True)
+    done = python(*MAIN, *arguments, cwd=folder, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch("error: .+\n", done.stderr)
 
@@ -434,12 +432,7 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch):
 @pytest.mark.parametrize("package", ["typer", "rich", "sklearn"])
 def test_missing_extra(package, folder):
     code = f"import sys; sys.modules[{package!r}] = None; from minidl.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, "train", "digits"],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-    )
+    done = python("-c", code, "train", "digits", cwd=folder, check=False)
     assert done.returncode == 2
     name = {"sklearn": "scikit-learn"}.get(package, package)
     assert done.stderr == f"error: {name} is missing: pip install 'minidl[cli]'\n"
@@ -457,13 +450,8 @@ model.train = train
 main()
 """
     args = ["train", str(flowers), "--target", "kind", "--epochs", "100000000", "--quiet"]
-    with subprocess.Popen(
-        [sys.executable, "-P", "-c", code, *args],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with start_python("-c", code, *args, cwd=folder, **pipes) as process:
         try:
             assert process.stdout.readline() == "started\n"
             time.sleep(0.3)

@@ -4,11 +4,10 @@ import doctest
 import importlib
 import pkgutil
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import python
 
 import minidl
 
@@ -57,14 +56,7 @@ def test_the_readme(marks, needs, tmp_path):
     assert blocks, "no Python in README.md"
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", script],
-        cwd=tmp_path,
-        timeout=120,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
+    python("-W", "error", script, cwd=tmp_path, timeout=120)
 
 
 def test_the_readme_lists_all_public_names():

@@ -1,11 +1,9 @@
 """The programs in examples/ run and have something to say."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers import python
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # Libraries beside minidl's own that an example imports.
@@ -24,13 +22,6 @@ def test_there_are_examples():
 def test_an_example_runs(path, tmp_path):
     for module in NEEDS.get(path.stem, []):
         pytest.importorskip(module)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-P", path],
-        cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path)},  # whatever they write goes with the test
-        timeout=120,
-        text=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0, done.stderr
+    written = {"TMPDIR": str(tmp_path)}  # goes with the test
+    done = python("-W", "error", path, cwd=tmp_path, environment=written, timeout=120)
     assert done.stdout.strip()

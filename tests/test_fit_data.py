@@ -1,12 +1,10 @@
 """Training, evaluation and prediction from every kind of data: the bits of arrays in memory."""
 
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
-from helpers import same_bits
+from helpers import python, same_bits
 
 import minidl
 
@@ -202,7 +200,5 @@ print(len(history), trainer.step, X.nbytes > 700 << 20)
 
 def test_a_file_larger_than_the_memory_allowed(tmp_path):
     """More than the process may take: RLIMIT_AS leaves 400 MiB for 730 MiB of rows, shuffled."""
-    out = subprocess.run(
-        [sys.executable, "-c", LARGE, str(tmp_path)], capture_output=True, text=True, timeout=300
-    )
-    assert out.stdout.split() == ["1", str(-(-1_500_000 // 4096)), "True"], out.stderr
+    done = python("-c", LARGE, tmp_path, timeout=300)
+    assert done.stdout.split() == ["1", str(-(-1_500_000 // 4096)), "True"]

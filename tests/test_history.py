@@ -1,11 +1,10 @@
 """History: equal columns, tables, dictionaries, and the figure."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from helpers import python
 
 import minidl
 
@@ -199,7 +198,7 @@ def test_an_empty_history_has_no_figure():
 
 
 def run(code):
-    return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    return python("-c", code, check=False)
 
 
 def test_plot_leaves_pyplot_alone():

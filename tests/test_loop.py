@@ -5,13 +5,12 @@ import itertools
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
-from helpers import assert_close, dtypes, layouts, same_bits
+from helpers import assert_close, dtypes, layouts, python, same_bits
 from test_checkpoint import (
     BATCH,
     COLUMNS,
@@ -81,15 +80,7 @@ try:
 except KeyboardInterrupt:
     print(trainer.epoch, len(trainer.history), trainer.progress.batch)
 """
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False,
-        env=environment,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    epochs, rows, _ = map(int, result.stdout.split())
+    epochs, rows, _ = map(int, python("-c", script).stdout.split())
     assert epochs == rows > 10
 
 

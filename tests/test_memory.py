@@ -1,11 +1,11 @@
 """Training takes the memory that the program says, and never copies the data whole."""
 
-import subprocess
 import sys
 import tracemalloc
 
 import numpy as np
 import pytest
+from helpers import python
 
 import minidl
 
@@ -168,8 +168,6 @@ print(status("VmHWM") - before, sum(memory.values()) - memory["parameters"] + 8 
 @pytest.mark.skipif(bool(minidl.get_config()["sanitizers"]), reason="sanitizers replace malloc")
 def test_peak_of_a_process():
     """Beyond parameters and data, `fit` takes what its program says, and most of it is used."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", CODE], capture_output=True, text=True, timeout=120, check=True
-    )
+    done = python("-c", CODE, timeout=120)
     grown, needed, data = map(int, done.stdout.split())
     assert 0.6 * needed < grown < MARGIN * needed < data

@@ -1,12 +1,11 @@
 """Metrics are scikit-learn's, from raw outputs, for every task, with and without weights."""
 
 import functools
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
+from helpers import python
 
 import minidl
 from minidl.metrics import Metric, as_metrics
@@ -381,7 +380,7 @@ def test_without_scikit_learn():
         "    try: as_metrics([name])\n"
         "    except ImportError as error: print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    done = python("-c", code)
     first, second, *errors = done.stdout.splitlines()
     assert float(first) >= float(second) > 0
     assert len(errors) == 5

@@ -1,13 +1,11 @@
 """The table of a model's layers, on paper, on a terminal and in a notebook."""
 
 import io
-import subprocess
-import sys
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from helpers import layers
+from helpers import layers, python
 
 import minidl
 
@@ -150,11 +148,8 @@ def test_print(capsys):
 
 
 def test_print_without_rich():
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", "import sys; sys.modules['rich'] = None; import minidl\n"
-         "minidl.Linear(2, 1).summary().print()"],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    code = "import sys; sys.modules['rich'] = None; import minidl\n"
+    done = python("-c", code + "minidl.Linear(2, 1).summary().print()", check=False)
     assert "Summary.print needs rich: pip install 'minidl[cli]'" in done.stderr
 
 

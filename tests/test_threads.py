@@ -2,12 +2,11 @@
 
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
+from helpers import python
 
 import minidl
 from minidl import parallel
@@ -19,16 +18,7 @@ CPUS = parallel.affinity_count()
 
 def run(code, **environment):
     """A new process's standard output; it must not hang."""
-    names = {n: v for n, v in os.environ.items() if n not in ("OMP_NUM_THREADS",)}
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        env={**names, **environment},
-        text=True,
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return python("-c", code, environment={"OMP_NUM_THREADS": None} | environment).stdout.strip()
 
 
 def train(seed=0, rows=400, epochs=5, threads=None):

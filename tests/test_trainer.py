@@ -5,14 +5,13 @@ import itertools
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import termios
 import threading
 import time
 
 import numpy as np
 import pytest
+from helpers import python
 
 import minidl
 from minidl.kernels.random import permutation
@@ -241,13 +240,7 @@ minidl.Trainer(model).fit(np.zeros((8, 2)), np.zeros(8, int), epochs=3, verbose=
 
 @pytest.mark.parametrize(("verbose", "shown"), [("auto", False), (0, False), (1, True)])
 def test_the_progress_bar_shows_on_a_terminal_or_if_asked_for(verbose, shown):
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PIPED.format(verbose)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    done = python("-c", PIPED.format(verbose))
     assert done.stdout == ""
     assert ("3/3" in done.stderr and "loss=" in done.stderr) if shown else done.stderr == ""
 
@@ -255,9 +248,7 @@ def test_the_progress_bar_shows_on_a_terminal_or_if_asked_for(verbose, shown):
 def test_the_progress_bar_shows_on_a_terminal():
     parent, child = os.openpty()
     termios.tcsetwinsize(child, (24, 100))
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", PIPED.format("auto")], stderr=child, timeout=60
-    )
+    done = python("-c", PIPED.format("auto"), capture_output=False, stderr=child, check=False)
     os.close(child)
     written = os.read(parent, 65536).decode()
     os.close(parent)
