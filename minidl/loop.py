@@ -47,7 +47,7 @@ class Progress:
     first_batch : int
         Of them, those made before the block that the program works on.
     sums : tuple of float
-        Weighted loss, right rows, weight and rows of that epoch.
+        Of that epoch, over its rows: loss, right rows, weight in the loss, sample weight.
     ended : list of (float, float)
         Mean loss and share of right rows of epochs that have ended and stand in no history yet.
     key : int or None
@@ -75,8 +75,8 @@ class Progress:
         """Go to where `to_dict` was called; the state of a schedule must have been begun."""
         self.epoch = checks.count(stored["epoch"], "epoch")
         self.batch = checks.count(stored["batch"], "batch")
-        loss, right, weight, rows = map(float, stored["sums"])
-        self.sums = loss, right, weight, rows
+        loss, right, weight, of_rows = map(float, stored["sums"])
+        self.sums = loss, right, weight, of_rows
         self.ended = [(float(loss), float(share)) for loss, share in stored["ended"]]
         self.key = None if stored["key"] is None else checks.seed(stored["key"], "key")
         self.kind = None if stored["kind"] is None else tuple(stored["kind"])
@@ -305,13 +305,14 @@ class Loop:
         """A run of the program: until the epochs end, a callback is due, or time is up."""
         program, state = self.program.program, self.state
         self._set_rates(epochs)
-        due = [c.every - state.step % c.every for c in self.callbacks if c.every]
+        watching = [c for c in self.callbacks if c.looks_at_steps()]
+        due = [c.every - state.step % c.every for c in watching if c.every]
         before = state.step
         status, _, _ = program.run(epochs, SLICE, state, self.progress, min(due, default=0))
         if status in ("loss", "parameters", "gradient"):
             self._not_finite(status)
         if state.step > before:
-            for callback in self.callbacks:
+            for callback in watching:
                 if callback.every and state.step % callback.every == 0:
                     callback.on_train_batch_end(state.step, {"loss": program.last_loss})
         return status

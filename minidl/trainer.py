@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from minidl import checks, losses, optimizers
-from minidl.callbacks import Callback, ProgressBar
+from minidl.callbacks import Callback, ProgressBar, as_callbacks
 from minidl.checkpoint import restore_state, resume, save_checkpoint, state_tensors
 from minidl.evaluation import evaluate
 from minidl.history import History
@@ -346,6 +346,7 @@ class Trainer:
             seed = checks.positive_int(seed, "seed", 0)
         checks.one_of(verbose, ("auto", 0, 1), "verbose")
         checks.one_of(last_batch, ("merge", "keep", "drop"), "last_batch")
+        callbacks = as_callbacks(callbacks)
         with self._training():
             data, loss = self._open(X, y, sample_weight, epochs=epochs)
             validation = None
@@ -371,17 +372,20 @@ class Trainer:
 
     def _run(self, loop: Loop, epochs: int, bar: ProgressBar | None) -> None:
         """Run the loop, between what callbacks do before and after."""
-        try:
-            for callback in loop.callbacks:
-                callback.trainer = self
-                callback.on_train_begin()
-            loop.run(epochs, bar)
-        finally:
-            self._record(loop.batch_size)
-            for callback in loop.callbacks:
-                callback.on_train_end()
-            if bar is not None:
-                bar.close()
+        begun: list[Callback] = []
+        with ExitStack() as ends:  # all of them, whichever fails
+            try:
+                for callback in loop.callbacks:
+                    callback.trainer = self
+                    begun.append(callback)
+                    callback.on_train_begin()
+                loop.run(epochs, bar)
+            finally:
+                if bar is not None:
+                    ends.callback(bar.close)
+                for callback in reversed(begun):
+                    ends.callback(callback.on_train_end)
+                self._record(loop.batch_size)
 
     def _key(self, seed: int | None) -> int:
         """Key of the orders of the rows: of a seed, of the last `fit`, or fresh."""
@@ -391,9 +395,6 @@ class Trainer:
 
     def _take_callbacks(self, callbacks: Sequence[Callback]) -> None:
         """Note the callbacks; those of a training that is resumed get back what they had kept."""
-        for callback in callbacks:
-            if callback.every is not None:
-                checks.positive_int(callback.every, f"{type(callback).__name__}.every")
         self.callbacks = callbacks
         for callback in callbacks:
             for i, (name, kept) in enumerate(self.resumed_callbacks):

@@ -84,7 +84,6 @@ def test_the_base_does_nothing():
     callback = minidl.Callback()
     trainer = Playback()
     trainer.fit(losses(1, 2), callback)
-    assert callback.every is None
     assert callback.on_not_finite(minidl.NonFiniteError("", 0, 0, None)) is False
     assert callback.state() == {}
     callback.load_state({})

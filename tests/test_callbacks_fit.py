@@ -130,6 +130,86 @@ def test_the_batch_loss_is_that_of_the_batch():
     assert keep.seen == pytest.approx(history.history["loss"], rel=1e-6)
 
 
+def test_a_method_for_batches_is_called_after_each_step_unless_told_otherwise():
+    """As in Keras."""
+
+    class Watch(minidl.Callback):
+        def __init__(self):
+            self.steps = []
+
+        def on_train_batch_end(self, step, logs=None):
+            self.steps.append(step)
+
+    watch = Watch()
+    fit(make_trainer(), watch, epochs=2)
+    assert watch.steps == list(range(1, 9))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [minidl.TerminateOnNaN(), None, "TimeLimit", [object()], [minidl.EarlyStopping], [print], {}],
+    ids=["alone", "None", "str", "object", "class", "function", "dict"],
+)
+def test_what_is_no_list_of_callbacks(given):
+    trainer = make_trainer()
+    before = trainer.model.state_dict()
+    with pytest.raises(TypeError, match=r"^callbacks: expected a list of Callback objects, got "):
+        trainer.fit(*make_data(), callbacks=given)
+    assert all((before[k] == v).all() for k, v in trainer.model.state_dict().items())
+    assert trainer.progress.key is None
+
+
+def test_callbacks_may_come_from_an_iterator():
+    calls = Calls()
+    fit(make_trainer(), epochs=1)
+    make_trainer().fit(*make_data(), callbacks=iter([calls]))
+    assert calls.calls == ["begin", "epoch 0", "end 0", "end"]
+
+
+class FailsTo(Calls):
+    """Fails when training begins, or ends."""
+
+    def __init__(self, name, error):
+        super().__init__()
+        self.name, self.error = name, error
+
+    def on_train_begin(self):
+        super().on_train_begin()
+        if self.name == "begin":
+            raise self.error
+
+    def on_train_end(self):
+        super().on_train_end()
+        if self.name == "end":
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])
+def test_a_callback_that_fails_at_the_end_keeps_no_other_from_its_end(error):
+    before, after, trainer = Calls(), Calls(), make_trainer()
+    with pytest.raises(type(error)):
+        fit(trainer, before, FailsTo("end", error), after, epochs=1)
+    assert before.calls == after.calls == ["begin", "epoch 0", "end 0", "end"]
+
+
+def test_an_error_at_the_end_has_that_which_ended_the_training():
+    with pytest.raises(OSError, match="full") as caught:
+        fit(
+            make_trainer(),
+            Do(0, lambda: fail(ZeroDivisionError())),
+            FailsTo("end", OSError("full")),
+        )
+    assert isinstance(caught.value.__context__, ZeroDivisionError)
+
+
+def test_only_callbacks_that_have_begun_end():
+    before, failing, after = Calls(), FailsTo("begin", OSError("no folder")), Calls()
+    with pytest.raises(OSError, match="no folder"):
+        fit(make_trainer(), before, failing, after)
+    assert before.calls == failing.calls == ["begin", "end"]
+    assert after.calls == []
+
+
 # EarlyStopping.
 
 

@@ -1,6 +1,6 @@
 """Callbacks of `Trainer.fit`, in Keras's manner, one a file."""
 
-from minidl.callbacks.base import Callback
+from minidl.callbacks.base import Callback, as_callbacks
 from minidl.callbacks.csv_logger import CSVLogger
 from minidl.callbacks.early_stopping import EarlyStopping
 from minidl.callbacks.learning_rate_monitor import LearningRateMonitor
@@ -12,5 +12,5 @@ from minidl.callbacks.time_limit import TimeLimit
 
 __all__ = [
     "CSVLogger", "Callback", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint",
-    "ProgressBar", "TensorBoard", "TerminateOnNaN", "TimeLimit",
+    "ProgressBar", "TensorBoard", "TerminateOnNaN", "TimeLimit", "as_callbacks",
 ]  # fmt: skip

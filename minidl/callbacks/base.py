@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from minidl import checks
+
 if TYPE_CHECKING:
     from minidl.errors import NonFiniteError
     from minidl.trainer import Trainer
@@ -19,9 +21,9 @@ class Callback:
     ----------
     trainer : Trainer
         Set before `on_train_begin`. ``trainer.stop_training = True`` ends the training.
-    every : int or None, default None
-        `on_train_batch_end` is called each time so many steps are made; None: never, which lets
-        whole epochs run without a word in between.
+    every : int or None, default 1
+        `on_train_batch_end`, if you define it, is called each time so many steps are made; None:
+        never. The fewer calls, the longer the compiled program runs by itself.
 
     Examples
     --------
@@ -39,7 +41,7 @@ class Callback:
     """
 
     trainer: Trainer
-    every: int | None = None
+    every: int | None = 1
 
     def on_train_begin(self) -> None:
         """Before the first epoch."""
@@ -66,3 +68,29 @@ class Callback:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
+
+    def looks_at_steps(self) -> bool:
+        """Whether `on_train_batch_end` is to be called at all."""
+        own = getattr(self.on_train_batch_end, "__func__", None)
+        return self.every is not None and own is not Callback.on_train_batch_end
+
+
+def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    """Callbacks out of a list, or whatever gives them one by one.
+
+    Raises
+    ------
+    TypeError
+        It is no list, or holds something else.
+    ValueError
+        `every` is neither None nor a positive integer.
+    """
+    found = tuple(callbacks) if hasattr(callbacks, "__iter__") else (callbacks,)
+    wrong = [each for each in found if not isinstance(each, Callback)]
+    if wrong or not hasattr(callbacks, "__iter__") or isinstance(callbacks, (str, dict)):
+        got = wrong[0] if wrong else callbacks
+        raise TypeError(f"callbacks: expected a list of Callback objects, got {got!r}")
+    for callback in found:
+        if callback.every is not None:
+            checks.positive_int(callback.every, f"{type(callback).__name__}.every")
+    return found
