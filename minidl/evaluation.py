@@ -65,9 +65,9 @@ def evaluate(trainer: Trainer, data: Data, loss: Loss, batch_size: int) -> dict[
 
 def results(loss: Loss, sums: Sequence[float]) -> dict[str, float]:
     """Mean loss, and the share of right rows if the loss has it."""
-    total, right, weight, rows = sums
+    total, right, weight, of_rows = sums
     logs = {"loss": total / weight if weight else (0.0 if total == 0 else float("nan"))}
-    return logs | ({loss.metric: right / rows} if loss.metric else {})
+    return logs | ({loss.metric: right / of_rows if of_rows else 0.0} if loss.metric else {})
 
 
 def measure(metrics: Sequence[Metric], outputs: Sequence[Outputs], loss: Loss) -> dict[str, float]:

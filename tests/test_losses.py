@@ -654,6 +654,35 @@ def test_binary_accuracy(rows, columns, dtype):
             assert_close(share(loss, p, targets, **params), right, RTOL["float64"], 1)
 
 
+@dtypes
+@pytest.mark.parametrize(
+    "loss",
+    [
+        minidl.CrossEntropyLoss(),
+        minidl.CrossEntropyLoss(weight=[1.0, 9.0, 0.0]),  # of classes: no matter of the accuracy
+        minidl.MultiMarginLoss(weight=[1.0, 9.0, 0.5]),
+        minidl.BCEWithLogitsLoss(),
+    ],
+    ids=repr,
+)
+def test_weighted_accuracy_is_that_of_repeated_rows(loss, dtype):
+    rng = np.random.default_rng(8)
+    X, w = rng.normal(size=(65, 3)).astype(dtype), rng.integers(0, 4, 65)
+    y = rng.integers(0, 2, (65, 3)) if loss.task == "binary" else rng.integers(0, 3, 65)
+    again = np.repeat(X, w, axis=0), np.repeat(y, w, axis=0)
+    for batch_size in (7, 100):
+        got = share(loss, X, y, sample_weight=w, batch_size=batch_size)
+        assert got == pytest.approx(share(loss, *again), rel=1e-14)
+    named = minidl.metrics.as_metrics(["accuracy"])[0]
+    assert got == pytest.approx(named(y, X, loss.task, w), rel=1e-14)
+    assert share(loss, X, y, sample_weight=np.full(65, 1e-3)) == pytest.approx(share(loss, X, y))
+    history = minidl.Trainer(minidl.Sequential(minidl.Identity(), dtype=dtype), loss).fit(
+        X, y, sample_weight=w, batch_size=10, validation_data=(X, y, w)
+    )
+    assert history.history["accuracy"][0] == pytest.approx(got, rel=1e-14)
+    assert history.history["val_accuracy"][0] == pytest.approx(got, rel=1e-14)
+
+
 @pytest.mark.parametrize("label", [0, 1, 2])
 def test_first_maximum_wins(label):
     prediction = np.array([[1.0, 1.0, 0.0]], np.float32)

@@ -18,7 +18,9 @@ cdef enum LossKind:
     HINGE                   # squared
 
 cdef enum:
-    SUMS = 3        # numbers that a block of rows gives: loss, right rows, weight
+    # Numbers that a block of rows gives, each weighted: loss, right rows, what rows count for in the
+    # mean loss (class weights too), what they count for in the share of right ones (sample weights).
+    SUMS = 4
 
 cdef void loss_block(int kind, double* sums, vec* dz, const vec* z, const vec* target,
                      const int64_t* label, const double* weight, const vec* numbers,

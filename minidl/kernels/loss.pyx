@@ -350,7 +350,7 @@ cdef inline void clear(vec* row, Py_ssize_t columns) noexcept nogil:
 
 cdef void loss_block(
     int kind,
-    double* sums,           # OUT (3,): over the rows of the block, loss, right rows, weight
+    double* sums,           # OUT (SUMS,): over the rows of the block, as `loss.pxd` has them
     vec* dz,                # OUT (N, ld): gradient of the mean, or NULL
     const vec* z,           # IN (N, ld): output of the network
     const vec* target,      # IN (N, ld), or NULL
@@ -391,10 +391,11 @@ cdef void loss_block(
         if dz != NULL:
             store(dz + i * ld, pack, count, columns, ld)
         for j in range(count):
-            right += at(&hits, j)
             if even:
+                right += at(&hits, j)
                 total += at(&value, j)
                 continue
+            right += at(&hits, j) if weight == NULL else weight[i + j] * at(&hits, j)
             w = counted(weight, label, classes, i + j)
             if w > 0.0:
                 total += w * at(&value, j)
@@ -402,8 +403,12 @@ cdef void loss_block(
                 clear(dz + (i + j) * ld, columns)
     sums[0] = total * share
     sums[1] = right if kind <= MULTI_MARGIN else right / <double>columns
-    sums[2] = <double>(last - first)
+    sums[2] = sums[3] = <double>(last - first)
     if weight != NULL or numbers != NULL:
         sums[2] = 0.0
         for i in range(first, last):
             sums[2] += row_weight(z[0], kind, weight, label, numbers, i)
+    if weight != NULL:
+        sums[3] = 0.0
+        for i in range(first, last):
+            sums[3] += weight[i]

@@ -127,7 +127,7 @@ cdef struct State:
     int status
     bint finite             # what was checked of the parameters so far
     # Sums over the epoch so far, and the results of finished epochs since the run began.
-    double loss_sum, correct_sum, weight_sum, seen
+    double loss_sum, correct_sum, weight_sum, rows_sum
     double* epoch_loss
     double* epoch_correct
     double last_loss, last_norm

@@ -308,7 +308,7 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
             s.correct_sum += add_partials(<const double*>o.p[0], f.rows, 1)
             weight = add_partials(<const double*>o.p[0], f.rows, 2)
             s.weight_sum += weight
-            s.seen += f.rows
+            s.rows_sum += add_partials(<const double*>o.p[0], f.rows, 3)
             s.last_loss = total / weight if weight > 0.0 else 0.0
         if not isfinite(total):
             return LOSS_NOT_FINITE

@@ -88,7 +88,7 @@ cdef void begin_epoch(State* s, Team* team) noexcept nogil:
     if team.rank == 0:
         if s.order != NULL:
             shuffle(s.order, s.rows, s.seed, s.epoch)
-        s.loss_sum = s.correct_sum = s.weight_sum = s.seen = 0.0
+        s.loss_sum = s.correct_sum = s.weight_sum = s.rows_sum = 0.0
         s.finite = True
 
 
@@ -96,7 +96,7 @@ cdef void end_epoch(State* s) noexcept nogil:
     """Note the epoch's results."""
     if s.epoch_loss != NULL:
         s.epoch_loss[s.epoch - s.begun] = s.loss_sum / s.weight_sum if s.weight_sum > 0 else 0.0
-        s.epoch_correct[s.epoch - s.begun] = s.correct_sum / s.seen if s.seen > 0 else 0.0
+        s.epoch_correct[s.epoch - s.begun] = s.correct_sum / s.rows_sum if s.rows_sum > 0 else 0.0
     s.epoch += 1
     if not s.finite:
         s.status = PARAMETERS_NOT_FINITE
@@ -446,9 +446,9 @@ cdef class Program:
 
     @property
     def sums(self):
-        """Weighted loss, right rows, weight and rows of the epoch so far, or that has ended."""
+        """Four sums of the epoch so far, or that has ended: see `loss.pxd`."""
         cdef State* s = &self.state
-        return s.loss_sum, s.correct_sum, s.weight_sum, s.seen
+        return s.loss_sum, s.correct_sum, s.weight_sum, s.rows_sum
 
     def rows_of(self, Py_ssize_t batch):
         """Rows of a batch; -1 is the last."""
@@ -459,7 +459,7 @@ cdef class Program:
     def enter_epoch(self, sums):
         """Go on within an epoch that was begun elsewhere.
 
-        `sums` are weighted loss, right rows, weight and rows of the epoch so far.
+        `sums` are those of the epoch so far.
         """
         cdef State* s = &self.state
         cdef Team alone
@@ -468,7 +468,7 @@ cdef class Program:
         save(s, &alone)
         if s.order != NULL:
             shuffle(s.order, s.rows, s.seed, s.epoch)
-        s.loss_sum, s.correct_sum, s.weight_sum, s.seen = sums
+        s.loss_sum, s.correct_sum, s.weight_sum, s.rows_sum = sums
         s.finite = True
 
     def run(self, Py_ssize_t epochs, double seconds, state=None, progress=None,
@@ -536,7 +536,7 @@ cdef class Program:
             batch = batch_count(s)
         progress.batch = 0 if batch == 0 and s.epoch > s.begun else progress.first_batch + batch
         progress.epoch = s.epoch
-        progress.sums = s.loss_sum, s.correct_sum, s.weight_sum, s.seen
+        progress.sums = s.loss_sum, s.correct_sum, s.weight_sum, s.rows_sum
         for i in range(s.epoch - s.begun - (s.status == PARAMETERS_NOT_FINITE)):
             progress.ended.append((s.epoch_loss[i], s.epoch_correct[i]))
 

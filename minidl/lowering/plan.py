@@ -386,7 +386,7 @@ class Plan:
         self.view(dz, rows)[...] = gradient if part == 1 else np.asarray(gradient) * part
         partial = self.partial.view(self.workspace, np.dtype(np.float64))
         partial[...] = 0
-        partial[0] = value * total, 0, total
+        partial[0] = value * total, 0, total, total
 
     def batch(self, loss: Loss | None) -> None:
         """Operations that fetch the rows of the batch."""

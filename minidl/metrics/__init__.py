@@ -15,6 +15,9 @@ Of several classes the result is the macro average, for auc each class against t
 loss with one column (N, 1) gives the result of the ones, with several (N, K) the mean over the
 columns; for accuracy this is the share of labels that are right.
 
+Sample weights weigh the rows in all of them, the accuracy that comes with a loss included; class
+weights only in the loss.
+
 There are no warnings: auc is NaN where a class is missing, r2 of one row is NaN, and precision is 0
 where nothing is said to be of a class, as in scikit-learn. All are NaN where an output is not
 finite. Balanced accuracy, precision, recall, f1 and auc need scikit-learn.
