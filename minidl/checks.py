@@ -131,8 +131,10 @@ def state_value(value: Any, own: Array, name: str) -> Array:
 
 def real(value: Any, name: str) -> Array:
     """An array of real numbers or booleans."""
+    if isinstance(value, np.ndarray) and hasattr(value, "mask"):
+        _no_masked(value, name)
     try:
-        array = np.asarray(value)
+        array = np.asarray(_readable(value))
     except ValueError as error:
         raise ValueError(f"{name}: expected an array, got rows of different lengths") from error
     if array.dtype.kind not in "fiub":
@@ -142,10 +144,18 @@ def real(value: Any, name: str) -> Array:
     return array
 
 
+def _no_masked(array: Any, name: str) -> None:
+    """A masked array has all its values."""
+    masked = np.broadcast_to(array.mask, array.shape)
+    if masked.any():
+        row = int(masked.reshape(len(array), -1).any(axis=1).argmax())
+        raise ValueError(f"{name}: expected no missing values, got one in row {row}")
+
+
 def shape_and_kind(value: Any) -> tuple[tuple[int, ...], str]:
     """Shape and kind of dtype; ((), "O") for what is no array, which other checks then refuse."""
     try:
-        array = np.asarray(value)
+        array = np.asarray(_readable(value))
     except ValueError:
         return (), "O"
     return array.shape, array.dtype.kind
@@ -292,27 +302,39 @@ def one_of(value: Any, known: Sequence[Any], name: str) -> None:
         raise ValueError(f"{name}: expected {shown} or {known[-1]!r}, got {value!r}")
 
 
-def categories(parts: Sequence[Array], wanted: Iterable[tuple[int, int, int]], name: str) -> None:
+def one(value: Any, only: int, name: str) -> None:
+    """The only value that an argument may have."""
+    if isinstance(value, bool) or value != only:
+        raise ValueError(f"{name}: expected {only}, got {value!r}")
+
+
+def categories(
+    parts: Sequence[Array],
+    wanted: Iterable[tuple[int, int, int]],
+    name: str,
+    rows: Array | int = 0,
+) -> None:
     """Columns, counted over all parts, that must hold whole numbers from 0 to categories - 1.
 
-    `wanted` are (first column, columns, categories).
+    `wanted` are (first column, columns, categories); `rows` as in `finite`.
     """
     for first, columns, count in wanted:
         place = 0
         for part in parts:
             low, high = max(first - place, 0), min(first + columns - place, part.shape[1])
             if low < high:
-                _whole(part[:, low:high], count, name, place + low)
+                _whole(part[:, low:high], count, name, rows, place + low)
             place += part.shape[1]
 
 
-def _whole(array: Array, count: int, name: str, column: int) -> None:
+def _whole(array: Array, count: int, name: str, rows: Array | int, column: int) -> None:
     bad = (array != np.floor(array)) | (array < 0) | (array >= count)
     if bad.any():
         i, j = np.unravel_index(int(bad.argmax()), array.shape)
+        row = rows + i if isinstance(rows, int) else rows[i]
         raise ValueError(
             f"{name}: expected categories, whole numbers from 0 to {count - 1}, got {array[i, j]} "
-            f"in row {i}, column {column + j}"
+            f"in row {row}, column {column + j}"
         )
 
 

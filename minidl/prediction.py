@@ -22,9 +22,9 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
     if batch_size is not None:
         batch_size = checks.positive_int(batch_size, "batch_size")
     data = open_inputs(model, x, names=("x", "y", "sample_weight"), targets=False)
-    if data.rows == 0 and not data.in_memory:
-        data.x = [np.empty((0, columns or 0), model.dtype) for columns in data.columns]
-    if data.in_memory or data.rows == 0:
+    if data.rows == 0:
+        data.load()
+    if data.in_memory:
         return _rows(model, data.x, batch_size)
     from minidl.data.background import ahead
 
@@ -32,15 +32,15 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
     out: list[Array] = []
     with ahead(data.blocks(None, size, last="keep")) as blocks:
         for block in blocks:
-            out.append(_rows(model, block.x, batch_size))
+            out.append(_rows(model, block.x, batch_size, block.start))
     return np.concatenate(out)
 
 
-def _rows(model: Layer, x: list[Array], batch_size: int | None) -> Array:
-    """Output for rows in memory."""
+def _rows(model: Layer, x: list[Array], batch_size: int | None, first: int = 0) -> Array:
+    """Output for rows in memory; `first` is the number of the first."""
     version = changes.version
-    checks.categories(x, model.categories(0, sum(part.shape[1] for part in x)), "x")
     columns, count = sum(part.shape[1] for part in x), len(x[0])
+    checks.categories(x, model.categories(0, columns), "x", first)
     rows = max(min(batch_size or CACHED_ROWS, count), QUICK_ROWS)
     # Taken out while it runs: another thread that predicts at the same time makes its own.
     cached = model.__dict__.pop("_predictor", None)
@@ -57,7 +57,7 @@ def _rows(model: Layer, x: list[Array], batch_size: int | None) -> Array:
             while batch.program.run(1, 0.1)[0] == "time":
                 pass
     if len(x) == 1 and not batch.plan.calls and not any(model.categories(0, columns)):
-        batch.program.prepare_quick(np.empty, model.dtype, columns, batch.columns, QUICK_ROWS)
+        batch.program.prepare_quick(np.ndarray, model.dtype, columns, batch.columns, QUICK_ROWS)
         model.__dict__["_quick"] = version, batch.program.quick
     model.__dict__["_predictor"] = cached  # last: the next thread may take it at once
     return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from minidl.data.rows import Data
 
 
-def recalibrate(model: Layer, data: Data, batch_size: int) -> None:
+def recalibrate(model: Layer, data: Data, batch_size: int, layers: int) -> None:
     """Set running mean and variance of each BatchNorm1d to those of what it reads.
 
     One layer after the other, in the order of execution, each with those before it in evaluation
@@ -26,7 +25,7 @@ def recalibrate(model: Layer, data: Data, batch_size: int) -> None:
     """
     before = model.state_dict()
     try:
-        for index in itertools.count():
+        for index in range(layers):
             statistics = _Statistics(model, index)
             with blocks_of(data, batch_size) as blocks:
                 for block in blocks:

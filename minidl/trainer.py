@@ -16,6 +16,7 @@ from minidl.evaluation import evaluate
 from minidl.history import History
 from minidl.inputs import open_inputs
 from minidl.layers.base import Layer
+from minidl.layers.batchnorm import BatchNorm1d
 from minidl.loop import Loop, Progress, not_finite
 from minidl.losses import CrossEntropyLoss, Loss, LossFunction, as_loss
 from minidl.lowering import BatchProgram, Updates, check_rows, feed, mode, signature
@@ -190,11 +191,19 @@ class Trainer:
     # Data and programs.
 
     def _open(
-        self, X: Any, y: Any, sample_weight: Any = None, prefix: str = "", epochs: int = 1
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        prefix: str = "",
+        epochs: int = 1,
+        load: bool = False,
     ) -> tuple[Data, Loss]:
         """The data, checked as far as they lie in memory, and the loss as it suits them."""
         names = [f"{prefix}{name}" for name in ("X", "y", "sample_weight")]
         data = open_inputs(self.model, X, y, sample_weight, names, epochs)
+        if load:
+            data.load()
         loss = self.loss if data.y_like is None else self.loss.bound(data.y_like)
         for metric in self.metrics:
             metric.check(loss.task, sample_weight is not None)
@@ -209,7 +218,8 @@ class Trainer:
         self, data: Data, loss: Loss, block: Data | Block, names: Sequence[str] = ("X", "y")
     ) -> tuple[Loss, Array]:
         """The targets of a block as the kernels read them, and the loss as it suits them."""
-        checks.categories(block.x, self.model.categories(0, self._columns(block)), names[0])
+        wanted = self.model.categories(0, self._columns(block))
+        checks.categories(block.x, wanted, names[0], getattr(block, "numbers", 0))
         form = self.loss.bound(block.y, block.weight is not None)
         outputs = self.model.output_features(self._columns(block))
         rows = len(block.x[0])
@@ -299,10 +309,11 @@ class Trainer:
         Parameters
         ----------
         X : array_like, frame, table, sparse matrix, `NpyFile`, tuple of these, or iterable
-            Rows of in_features columns, or a tuple of several inputs whose columns add up to them;
-            or an iterable of batches ``(X, y)`` or ``(X, y, sample_weight)``, or a function that
-            returns one, with y left out. Arrays are converted to the model's dtype if they have
-            another; memory maps, files, tables and sparse matrices are read block by block.
+            Rows of in_features columns, or a tuple or list of several inputs whose columns add up
+            to them; or an iterable of batches ``(X, y)`` or ``(X, y, sample_weight)``, or a
+            function that returns one, with y left out. Arrays are converted to the model's dtype
+            if they have another; memory maps, files, tables and sparse matrices are read block by
+            block.
         y : array_like
             Labels (N,) or targets (N, K), as the loss has it.
         epochs : int, default 1
@@ -312,12 +323,13 @@ class Trainer:
         seed : int, optional
             Seed of the orders; default: that of the last `fit`, at first fresh entropy.
         sample_weight : array_like of shape (N,), optional
-            Weights of the rows in the loss, which is then their weighted mean.
+            Weights of the rows in the loss, which is then their weighted mean, and in the metrics.
         validation_data : (X, y) or (X, y, sample_weight), or an iterable of batches, optional
             Evaluated after each epoch: ``val_loss``, ...
         last_batch : {"merge", "keep", "drop"}
             A last batch that is smaller than the others: if it is a single row, which BatchNorm
-            could not train on, it joins the batch before it; it stays; it is left out.
+            could not train on, it joins the batch before it; it stays; it is left out. Of an
+            iterable, whose batches are what it makes them, none is left out.
         total_epochs : int, optional
             Epochs of the whole training, if this is a part of it; default: those made and `epochs`.
             A schedule must end within them.
@@ -437,14 +449,19 @@ class Trainer:
     def train_step(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """One update from one batch; returns its loss before the update.
 
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`, but no iterables; all rows are read.
+
         Raises
         ------
+        ValueError, TypeError
+            An argument does not fit; nothing has been changed.
         NonFiniteError
             The loss is NaN or infinite; no parameter has been changed.
         """
-        data, loss = self._open(X, y, sample_weight)
-        if not data.in_memory:
-            raise TypeError(f"X: expected a batch in memory, got {type(X).__name__}")
+        data, loss = self._open(X, y, sample_weight, load=True)
         rows = len(data.x[0])
         with self._training():
             state = self._state()
@@ -472,9 +489,10 @@ class Trainer:
             Rows at a time.
         """
         batch_size = checks.positive_int(batch_size, "batch_size")
-        data = open_inputs(self.model, X, targets=False)
+        passes = sum(isinstance(layer, BatchNorm1d) for _, layer in self.model.layers())
+        data = open_inputs(self.model, X, epochs=passes, targets=False)
         with mode(self.model, False):
-            recalibrate(self.model, data, batch_size)
+            recalibrate(self.model, data, batch_size, passes)
 
     def ema_model(self) -> Layer:
         """A copy of the model with the moving average of the parameters, in evaluation mode.

@@ -780,14 +780,14 @@ def written(path, array, **header):
             ValueError,
             "expected 328 bytes, got 288: the file is",
         ),
-        (np.zeros((4, 5)), {"shape": (-4, 5)}, ValueError, r"dimensions, got shape \(-4, 5\)"),
+        (np.zeros((4, 5)), {"shape": (-4, 5)}, ValueError, r"rows, got shape \(-4, 5\)"),
         (np.zeros((4, 5)), {"descr": "|O"}, TypeError, "expected real numbers .* got dtype object"),
         (np.zeros((4, 5), complex), {}, TypeError, "expected real numbers .* got dtype complex128"),
         (np.zeros((4, 5), "M8[s]"), {}, TypeError, "got dtype datetime64"),
         (np.zeros((4, 5), "f4,f4"), {}, TypeError, "expected real numbers"),
         (np.zeros((4, 5), np.longdouble), {}, TypeError, "at most 64 bits, got dtype"),
-        (np.zeros((4, 5, 6)), {}, ValueError, r"1 or 2 dimensions, got shape \(4, 5, 6\)"),
-        (np.zeros(()), {}, ValueError, r"1 or 2 dimensions, got shape \(\)"),
+        (np.zeros((4, 5, 6)), {"fortran_order": True}, ValueError, "expected C order, got Fortr"),
+        (np.zeros(()), {}, ValueError, r"expected rows, got shape \(\)"),
         (np.zeros((4, 5)), {"descr": "nonsense"}, ValueError, "expected an .npy file: "),
     ],
 )
@@ -942,7 +942,7 @@ def test_streams_that_serve_many_epochs(name):
 @pytest.mark.parametrize("name", ["iterator", "generator"])
 def test_streams_that_serve_one_epoch(name):
     with pytest.raises(
-        ValueError, match=r"^X: an iterator serves one epoch, got epochs=2; pass a f"
+        ValueError, match=r"^X: an iterator serves one pass, got 2 to make; pass a f"
     ):
         opened(STREAMS[name](), epochs=2)
     data = opened(STREAMS[name](), epochs=1)
@@ -991,7 +991,7 @@ def test_columns_of_a_stream():
     """The first batch says how many there are, where the model does not."""
     data = opened([batch(4), (numbers(4, "f4", 3), np.zeros(4))], features=None)
     assert data.columns == [None]
-    blocks = data.blocks(None, 1, size=1)
+    blocks = data.blocks(None, 1, last="keep", size=1)
     next(blocks)
     assert data.columns == [COLUMNS]
     with pytest.raises(ValueError, match=r"^X of batch 1: expected 5 features \(columns\), got"):
@@ -1133,10 +1133,11 @@ def test_a_loader_of_pytorch():
     data = opened(loader, epochs=2)
     assert data.batches(1) == 5
     for _ in range(2):
-        found = batches_of(data.blocks(None, 1))
-        assert_same(found, expected_batches([X.numpy(), y.numpy(), None], None, 5, "keep"))
+        for last in ("merge", "keep"):
+            found = batches_of(data.blocks(None, 1, last=last))
+            assert_same(found, expected_batches([X.numpy(), y.numpy(), None], None, 5, last))
     assert_same(
-        batches_of(opened(loader, targets=False).blocks(None, 1)),
+        batches_of(opened(loader, targets=False).blocks(None, 1, last="keep")),
         expected_batches([X.numpy(), None, None], None, 5, "keep"),
     )
 

@@ -19,7 +19,7 @@ class NpyFile:
     ----------
     path : str or path-like
         A file in C order of real numbers or booleans of at most 64 bits, with 2 dimensions
-        (rows, columns), or 1 for labels and weights.
+        (rows, columns), 1 for labels and weights, or more for a model that begins with Flatten.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class NpyFile:
     Raises
     ------
     ValueError
-        Not an .npy file, a truncated one, or one in Fortran order or of other dimensions.
+        Not an .npy file, a truncated one, or one in Fortran order or of no dimension.
     TypeError
         It holds no real numbers.
 
@@ -81,6 +81,16 @@ class NpyFile:
         """Path, shape and dtype."""
         return f"NpyFile({self.path!r}, shape={self.shape}, dtype={self.dtype})"
 
+    def reshape(self, *shape: int) -> NpyFile:
+        """The same rows in another shape."""
+        from copy import copy
+
+        if shape[:1] != self.shape[:1] or math.prod(shape) != math.prod(self.shape):
+            raise ValueError(f"shape: expected the same rows as {self.shape}, got {shape}")
+        other = copy(self)
+        other.shape = shape
+        return other
+
     def check_size(self, file: Any) -> None:
         """The file is as long as its header says."""
         expected, size = self.start + self.nbytes, os.fstat(file.fileno()).st_size
@@ -105,9 +115,9 @@ def _header(file: Any, path: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         raise ValueError(f"{path}: expected an .npy file: {error}") from error
     if dtype.kind not in "fiub" or (dtype.kind == "f" and dtype.itemsize > 8):
         raise TypeError(f"{path}: expected real numbers of at most 64 bits, got dtype {dtype}")
-    if len(shape) not in (1, 2) or min(shape) < 0:
-        raise ValueError(f"{path}: expected 1 or 2 dimensions, got shape {shape}")
-    if fortran and len(shape) == 2:
+    if not shape or min(shape) < 0:
+        raise ValueError(f"{path}: expected rows, got shape {shape}")
+    if fortran and len(shape) > 1:
         raise ValueError(
             f"{path}: expected C order, got Fortran order; save numpy.ascontiguousarray(...)"
         )

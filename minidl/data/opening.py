@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,6 +17,25 @@ from minidl.data.source import ArrayRows, MappedRows, Source
 Features: TypeAlias = "int | Sequence[int | None] | None"
 
 
+class Form(NamedTuple):
+    """What a model takes.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Of X and the weights.
+    features : int or None, or a sequence of these
+        Columns of X if the model knows them, of all inputs together; a sequence has one number for
+        each of several inputs.
+    flat : bool
+        Rows of any shape are flattened.
+    """
+
+    dtype: np.dtype[np.floating]
+    features: Features = None
+    flat: bool = False
+
+
 def open_data(
     X: Any,
     y: Any,
@@ -23,6 +43,7 @@ def open_data(
     *,
     dtype: np.dtype[np.floating],
     features: Features,
+    flat: bool = False,
     names: Sequence[str] = ("X", "y", "sample_weight"),
     epochs: int = 1,
     targets: bool = True,
@@ -32,14 +53,14 @@ def open_data(
     Parameters
     ----------
     X : array_like, frame, table, sparse matrix, `NpyFile`, or an iterable of batches
-        Several inputs are a tuple or list of these, iterables excepted.
+        Several inputs are a tuple or list of these, iterables excepted; in an iterable, a batch's
+        X is one. A list of arrays of one shape may be rows that are to be flattened, too: then it
+        is that.
     y : the same, but for sparse matrices, or None
         None for iterables, and without targets.
     sample_weight : as y, of shape (N,), optional
-    dtype : numpy.dtype
-        The model's; of X and the weights.
-    features : int or None, or a sequence of these
-        Columns of X if the model knows them; a sequence has one for each of several inputs.
+    dtype, features, flat
+        See `Form`.
     names : three str
         What errors call the arguments.
     epochs : int, default 1
@@ -52,8 +73,9 @@ def open_data(
     ValueError, TypeError
         An argument does not fit.
     """
+    form = Form(dtype, features, flat)
     if not is_stream(X):
-        return RowData(*open_rows(X, y, sample_weight, dtype, features, names, targets))
+        return RowData(*open_rows(X, y, sample_weight, form, names, targets))
     from minidl.data.stream import Stream
 
     for value, name in ((y, names[1]), (sample_weight, names[2])):
@@ -62,20 +84,19 @@ def open_data(
                 f"{name}: expected None, since {names[0]} gives batches ({', '.join(names)}), got "
                 f"{type(value).__name__}"
             )
-    return Stream(X, dtype, features, names, epochs, targets)
+    return Stream(X, form, names, epochs, targets)
 
 
 def open_rows(
     X: Any,
     y: Any,
     sample_weight: Any,
-    dtype: np.dtype[np.floating],
-    features: Features,
+    form: Form,
     names: Sequence[str],
     targets: bool,
 ) -> tuple[list[Source], Source | None, Source | None]:
     """Sources of all arguments, which agree in their rows."""
-    x = _all_inputs(X, dtype, features, names[0])
+    x = _all_inputs(X, form, names[0])
     rows = x[0].shape[0]
     for source in x[1:]:
         checks.same_rows(source.shape, rows, source.name, x[0].name)
@@ -86,31 +107,63 @@ def open_rows(
     )
 
 
-def _all_inputs(
-    X: Any, dtype: np.dtype[np.floating], features: Features, name: str
-) -> list[Source]:
+def _all_inputs(X: Any, form: Form, name: str) -> list[Source]:
     """One source for each input of the model."""
-    if not isinstance(features, Sequence):
-        return [_input(X, dtype, features, name)]
-    if not isinstance(X, (tuple, list)) or len(X) != len(features):
+    told = isinstance(form.features, Sequence)
+    if not told and not _are_several(X, form.flat):
+        return [_input(X, form, form.features, name)]  # type: ignore[arg-type]
+    columns = form.features if isinstance(form.features, Sequence) else [None] * len(X)
+    if not isinstance(X, (tuple, list)) or len(X) != len(columns):
         got = f"{len(X)} of them" if isinstance(X, (tuple, list)) else type(X).__name__
-        raise ValueError(f"{name}: expected a tuple of {len(features)} inputs, got {got}")
-    parts = zip(X, features, strict=True)
-    return [_input(part, dtype, k, f"{name}[{i}]") for i, (part, k) in enumerate(parts)]
+        raise ValueError(f"{name}: expected a tuple of {len(columns)} inputs, got {got}")
+    first, batch, number = name.partition(" of batch ")
+    parts = [
+        _input(part, form, k, f"{first}[{i}]{batch}{number}")
+        for i, (part, k) in enumerate(zip(X, columns, strict=True))
+    ]
+    found = [source.shape[1] for source in parts]
+    if isinstance(form.features, int) and sum(found) != form.features:
+        raise ValueError(
+            f"{name}: expected {form.features} features (columns) in all inputs, got "
+            f"{' + '.join(map(str, found))}"
+        )
+    return parts
 
 
-def _input(value: Any, dtype: np.dtype[np.floating], features: int | None, name: str) -> Source:
+def _are_several(X: Any, flat: bool) -> bool:
+    """True for several inputs: matrices in a tuple or list, and not rows that are vectors."""
+    if not isinstance(X, (tuple, list)) or is_arrow(X):
+        return False
+    shapes = [tuple(getattr(part, "shape", ())) for part in X]
+    if not any(len(shape) > 1 for shape in shapes):
+        return False
+    return isinstance(X, tuple) or not flat or len(set(shapes)) > 1
+
+
+def _input(value: Any, form: Form, features: int | None, name: str) -> Source:
     """X: read on demand where it may be large, else an array, checked and converted."""
+    if form.flat:
+        value = _flat(value, name)
     source = _on_demand(value, name)
     if source is not None:
         checks.matrix_shape(source.shape, features, name)
-        source.to = dtype
+        source.to = form.dtype
         return source
     if is_frame(value):
         from minidl.data.frames import array
 
-        value = array(value, dtype, features, name)
-    return ArrayRows(name, checks.matrix(value, dtype, features, name), checked=True)
+        value = array(value, form.dtype, features, name)
+    return ArrayRows(name, checks.matrix(value, form.dtype, features, name), checked=True)
+
+
+def _flat(value: Any, name: str) -> Any:
+    """Rows of any shape as a matrix, not read or copied if they lie in C order."""
+    if not hasattr(value, "shape"):
+        value = checks.real(value, name)
+    if len(value.shape) < 3:
+        return value
+    shape = value.shape[0], math.prod(value.shape[1:])
+    return value.reshape(*shape)
 
 
 def _targets(value: Any, rows: int, name: str) -> Source:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import numpy as np
 
 from minidl.data.blocks import Block, Buffers, batches_in, block_bytes, count_batches, cuts, parts
-from minidl.data.source import ArrayRows, Source
+from minidl.data.source import ArrayRows, Source, loaded
 from minidl.memory import Array
 
 
@@ -45,6 +45,18 @@ class Data:
         """Batches of an epoch; None if nobody knows."""
         raise NotImplementedError
 
+    def load(self) -> None:
+        """Read all rows into memory.
+
+        Raises
+        ------
+        TypeError
+            It is an iterable of batches.
+        ValueError
+            A value is not what it should be.
+        """
+        raise NotImplementedError
+
     def blocks(
         self,
         order: Array | None,
@@ -75,8 +87,8 @@ class Data:
         size : int, optional
             Bytes of X in a block, which holds at least one group; default: some megabytes.
 
-        Iterables have an order and batches of their own: `order`, `batch_size` and `last` are
-        ignored, and a change in the size of the batches ends a block and a group.
+        Iterables have an order and batches of their own: `order` and `batch_size` are ignored, and
+        so is `last` but for "merge"; a change in the size of the batches ends a block and a group.
         """
         raise NotImplementedError
 
@@ -85,15 +97,23 @@ class RowData(Data):
     """Data of a known number of rows."""
 
     def __init__(self, x: list[Source], y: Source | None, weight: Source | None) -> None:
-        self._x, self._y, self._weight = x, y, weight
         self._rows = x[0].shape[0]
         self.rows = self._rows
         self.columns = [source.shape[1] for source in x]
+        self._take(x, y, weight)
+        if y is not None:
+            self.y_like = np.empty((0, *y.shape[1:]), y.to)
+
+    def _take(self, x: list[Source], y: Source | None, weight: Source | None) -> None:
+        self._x, self._y, self._weight = x, y, weight
         self.x = [source.array for source in x if isinstance(source, ArrayRows)]
         self.weight = weight.array if isinstance(weight, ArrayRows) else None
         self.in_memory = all(isinstance(source, ArrayRows) for source in self._sources())
-        if y is not None:
-            self.y_like = np.empty((0, *y.shape[1:]), y.to)
+
+    def load(self) -> None:
+        """See `Data.load`."""
+        y, weight = (None if s is None else loaded(s) for s in (self._y, self._weight))
+        self._take([loaded(source) for source in self._x], y, weight)
 
     def _sources(self) -> list[Source]:
         return [source for source in (*self._x, self._y, self._weight) if source is not None]

@@ -116,3 +116,13 @@ class ArrayRows(MappedRows):
         size = self.piece(out)
         for start in range(0, len(rows), size):
             out[start : start + size] = self.array[rows[start : start + size]]
+
+
+def loaded(source: Source) -> ArrayRows:
+    """All rows of a source, in memory."""
+    if isinstance(source, ArrayRows):
+        return source
+    out = np.empty(source.shape, source.to)
+    with source.opened() as ready:
+        ready.fill(0, None, out)
+    return ArrayRows(source.name, out, checked=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from minidl import checks
 from minidl.data.blocks import BLOCK, Block, Buffers, alike, batches_in, parts
-from minidl.data.opening import Features, open_rows
+from minidl.data.opening import Form, open_rows
 from minidl.data.rows import Data
-from minidl.data.source import Source
+from minidl.data.source import ArrayRows, Source
 from minidl.memory import Array
 
 PATIENCE = 0.05  # seconds after which a block of batches that come slowly is passed on
@@ -25,26 +24,29 @@ class Stream(Data):
     def __init__(
         self,
         batches: Any,
-        dtype: np.dtype[np.floating],
-        features: Features,
+        form: Form,
         names: Sequence[str],
         epochs: int,
         targets: bool,
     ) -> None:
         self._made = batches
-        self._dtype, self._names, self._targets = dtype, names, targets
-        self._several = isinstance(features, Sequence)
-        self.columns = list(features) if isinstance(features, Sequence) else [features]
+        self._form, self._names, self._targets = form, names, targets
+        several = isinstance(form.features, Sequence)
+        self.columns = list(form.features) if several else [form.features]  # type: ignore
         self.x = []
         if epochs > 1 and hasattr(batches, "__next__") and iter(batches) is batches:
             raise ValueError(
-                f"{names[0]}: an iterator serves one epoch, got epochs={epochs}; pass a function "
+                f"{names[0]}: an iterator serves one pass, got {epochs} to make; pass a function "
                 "that makes a new one, or an object that can be iterated again"
             )
 
     def batches(self, batch_size: int, last: str = "merge") -> int | None:
         """The length of the iterable, if it has one."""
         return len(self._made) if hasattr(self._made, "__len__") else None
+
+    def load(self) -> None:
+        """See `Data.load`."""
+        raise TypeError(f"{self._names[0]}: expected rows, got an iterable of batches")
 
     def blocks(
         self,
@@ -59,12 +61,17 @@ class Stream(Data):
     ) -> Iterator[Block]:
         """See `Data.blocks`."""
         pile = _Pile(Buffers(depth + 1), self._targets, size or BLOCK, group)
+        merge = last == "merge"  # then a block waits for the next batch, which may join it
         with self._iterator() as iterator:
             for x, rest in self._batches(iterator, start_batch):
-                if not pile.takes(x + rest):
+                yield from pile.before_another()
+                if merge and pile.takes_alone(x + rest):
+                    pile.add_alone(x + rest)
+                    continue
+                if not pile.takes(x + rest) or pile.is_full():
                     yield from pile.passed_on()
                 pile.add(x, rest)
-                if pile.is_full():
+                if pile.is_full() and not merge:
                     yield from pile.passed_on()
         if pile.batches:
             yield from pile.passed_on()
@@ -95,11 +102,13 @@ class Stream(Data):
         for number, item in enumerate(iterator):
             if number >= start_batch:
                 names = [f"{name} of batch {number}" for name in self._names]
-                features = self.columns if self._several else self.columns[0]
                 x, y, weight = open_rows(
-                    *self._split(item, names[0]), self._dtype, features, names, self._targets
+                    *self._split(item, names[0]), self._form, names, self._targets
                 )
                 self.columns = [source.shape[1] for source in x]  # all batches have as many
+                several = len(x) > 1 or isinstance(self._form.features, Sequence)
+                features = self.columns if several else self.columns[0]
+                self._form = self._form._replace(features=features)
                 checks.not_empty(x[0], names[0])
                 if y is not None:
                     checks.same_rows(y.shape, x[0].shape[0], names[1])
@@ -123,9 +132,13 @@ class Stream(Data):
         """X, where a batch for prediction may be X alone or (X, y)."""
         if not isinstance(item, (tuple, list)) or len(item) not in (1, 2, 3):
             return item
-        first = item[0]
-        pair = isinstance(first, (tuple, list)) if self._several else hasattr(first, "shape")
-        return first if pair else item
+        first, features = item[0], self._form.features
+        if isinstance(first, (tuple, list)):  # several inputs, or a row of numbers
+            return first if any(hasattr(part, "shape") for part in first) else item
+        if isinstance(features, Sequence) or not hasattr(first, "shape"):
+            return item
+        all_of_them = features is None or math.prod(first.shape[1:]) == features
+        return first if all_of_them or len(item) == 1 else item
 
 
 class _Pile:
@@ -135,6 +148,7 @@ class _Pile:
         self.buffers, self.labelled, self.size, self.group = buffers, labelled, size, group
         self.start = self.batches = self.batch_size = self.most = self.inputs = 0
         self.arrays: list[Array] = []
+        self.alone = False  # a row behind the batches, which joins the last if nothing follows
         self.since = perf_counter()
 
     def takes(self, sources: list[Source]) -> bool:
@@ -149,22 +163,46 @@ class _Pile:
         if self.batches == 0:
             self.batch_size, self.inputs = rows, len(x)
             self.most = batches_in(self.size, x, rows, self.group)
-            self.arrays = self.buffers.take(self.most * rows, x + rest)
-        first = self.batches * rows
-        for source, array in zip(x + rest, self.arrays, strict=True):
+            self.arrays = self.buffers.take(self.most * rows + 1, x + rest)
+        self._copy(x + rest, rows)
+        self.batches += 1
+
+    def _copy(self, sources: list[Source], rows: int) -> None:
+        """Behind the batches that are there."""
+        first = self.batches * self.batch_size
+        for source, array in zip(sources, self.arrays, strict=True):
             with source.opened() as ready:
                 ready.fill(0, None, array[first : first + rows])
-        self.batches += 1
+
+    def takes_alone(self, sources: list[Source]) -> bool:
+        """True if a batch is one row that may join the last batch, should it be the last itself."""
+        alone = sources[0].shape[0] == 1 < self.batch_size
+        return alone and self.batches > 0 and alike(self.arrays, sources)
+
+    def add_alone(self, sources: list[Source]) -> None:
+        """Copy one row, which is no batch yet."""
+        self._copy(sources, 1)
+        self.alone = True
+
+    def before_another(self) -> Iterator[Block]:
+        """If a row stands alone and is not the last: the block without it, of which it is none."""
+        if not self.alone:
+            return
+        self.alone = False
+        rows = self.batches * self.batch_size
+        row = [ArrayRows("", array[rows : rows + 1], checked=True) for array in self.arrays]
+        yield from self.passed_on()
+        self.add(list(row[: self.inputs]), list(row[self.inputs :]))
 
     def is_full(self) -> bool:
         """True if the block is large enough, or has grown for long enough."""
-        if self.batches % self.group:
+        if self.batches == 0 or self.batches % self.group:
             return False
         return self.batches == self.most or perf_counter() - self.since > PATIENCE
 
     def passed_on(self) -> Iterator[Block]:
-        """The block, and then an empty one."""
-        rows = self.batches * self.batch_size
+        """The block, with a row that stands alone, and then an empty one."""
+        rows = self.batches * self.batch_size + self.alone
         arrays = [array[:rows] for array in self.arrays]
         yield Block(
             *parts(arrays, self.inputs, self.labelled),
@@ -172,4 +210,5 @@ class _Pile:
         )  # fmt: skip
         self.start += rows
         self.batches = 0
+        self.alone = False
         self.since = perf_counter()

@@ -18,8 +18,8 @@ cdef enum LossKind:
     HINGE                   # squared
 
 cdef enum:
-    # Numbers that a block of rows gives, each weighted: loss, right rows, what rows count for in the
-    # mean loss (class weights too), what they count for in the share of right ones (sample weights).
+    # Numbers that a block of rows gives: loss, right rows, what the rows count for in the mean loss
+    # (class weights too), and in the share of right ones (sample weights alone).
     SUMS = 4
 
 cdef void loss_block(int kind, double* sums, vec* dz, const vec* z, const vec* target,

@@ -13,7 +13,7 @@ and progress bars are served), or before an update that a NaN or infinite loss w
 """
 
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release, PyObject_CheckBuffer,
+    PyBUF_FORMAT, PyBUF_STRIDES, PyBUF_WRITABLE, PyBuffer_Release,
     PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
@@ -296,7 +296,7 @@ cdef class Program:
     cdef Py_ssize_t threads
     cdef Pace pace
     cdef list calls
-    cdef object keep, rates, empty, dtype
+    cdef object keep, rates, array, dtype
     cdef Py_ssize_t features, outputs, quick_rows
     cdef bint busy
 
@@ -620,13 +620,13 @@ cdef class Program:
                 i += 1
         return call.status
 
-    def prepare_quick(self, empty, dtype, Py_ssize_t features, Py_ssize_t outputs,
+    def prepare_quick(self, array, dtype, Py_ssize_t features, Py_ssize_t outputs,
                       Py_ssize_t rows):
         """Get ready for `quick`, with up to `rows` rows, until the next `set_data`.
 
-        `empty` is ``numpy.empty``.
+        `array` is ``numpy.ndarray``: what derives from it may hold more than numbers, a mask say.
         """
-        self.empty = empty
+        self.array = array
         self.dtype = dtype
         self.features = features
         self.outputs = outputs
@@ -642,7 +642,7 @@ cdef class Program:
         cdef Frame f
         cdef Team alone
         cdef bint suits
-        if self.busy or not PyObject_CheckBuffer(x):
+        if self.busy or type(x) is not self.array:
             return None
         try:
             PyObject_GetBuffer(x, &given, PyBUF_STRIDES | PyBUF_FORMAT)
@@ -656,7 +656,7 @@ cdef class Program:
                      and all_finite(&given, s.wide))
             if not suits:
                 return None
-            y = self.empty((given.shape[0], self.outputs), self.dtype)
+            y = self.array((given.shape[0], self.outputs), self.dtype)
             PyObject_GetBuffer(y, &made, PyBUF_STRIDES | PyBUF_WRITABLE)
             s.x[0] = Source(<const char*>given.buf, given.strides[0], given.strides[1], 0,
                             self.features, False)

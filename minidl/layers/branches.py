@@ -93,11 +93,11 @@ class Parallel(Container):
     def __init__(self, *branches: Layer, columns: Sequence[int] | None = None) -> None:
         if not branches:
             raise ValueError("branches: expected at least one layer")
-        if columns is not None and len(columns) != len(branches):
+        given: Any = [None] * len(branches) if columns is None else columns
+        if not hasattr(given, "__len__") or len(given) != len(branches):
             raise ValueError(
                 f"columns: expected {len(branches)} numbers, one for each branch, got {columns!r}"
             )
-        given = [None] * len(branches) if columns is None else columns
         self.columns = [
             self._columns_of(i, branch, number)
             for i, (branch, number) in enumerate(zip(branches, given, strict=True))

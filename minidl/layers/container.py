@@ -54,6 +54,10 @@ class Container(Layer):
         """All layers that hold no others; none if there are none."""
         return super().layers(prefix) if self._layers else iter(())
 
+    def flattens(self) -> bool:
+        """True if a branch takes rows of any shape."""
+        return any(layer.flattens() for layer in self._layers)
+
     def __len__(self) -> int:
         """Number of layers."""
         return len(self._layers)

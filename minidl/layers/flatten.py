@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from minidl import checks
 from minidl.layers.base import Layer
 
 if TYPE_CHECKING:
@@ -13,7 +14,18 @@ if TYPE_CHECKING:
 class Flatten(Layer):
     """Rows of any shape become rows of columns, in C order; as the first layer of a model.
 
-    Elsewhere rows are flat already, and nothing is done.
+    Elsewhere rows are flat already, and nothing is done. It may stand in a branch of `Parallel`,
+    whose inputs are then given as a tuple.
+
+    Parameters
+    ----------
+    start_dim, end_dim : int, default 1 and -1
+        As in PyTorch; no others.
+
+    Raises
+    ------
+    ValueError
+        Another dimension is asked for.
 
     Examples
     --------
@@ -22,6 +34,11 @@ class Flatten(Layer):
     >>> minidl.Sequential(minidl.Flatten(), minidl.Linear(6, 2)).predict(np.zeros((5, 2, 3))).shape
     (5, 2)
     """
+
+    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
+        super().__init__()
+        checks.one(start_dim, 1, "start_dim")
+        checks.one(end_dim, -1, "end_dim")
 
     def flattens(self) -> bool:
         """Rows of any shape."""
