@@ -177,7 +177,7 @@ LARGE = """
 import resource, sys
 import numpy as np
 import minidl
-folder, rows, columns = sys.argv[1], 1_500_000, 128
+kind, folder, rows, columns = *sys.argv[1:], 1_500_000, 128
 header = {"descr": "<f4", "fortran_order": False, "shape": (rows, columns)}
 with open(folder + "/X.npy", "wb") as file:  # holes: little disk
     np.lib.format.write_array_header_1_0(file, header)
@@ -187,6 +187,8 @@ with open(folder + "/X.npy", "wb") as file:  # holes: little disk
         file.seek(start + 4 * row * columns)
         file.write(np.ones(columns, "f4").tobytes())
 X, y = minidl.NpyFile(folder + "/X.npy"), np.arange(rows, dtype=np.int8) % 2
+if kind == "memmap":
+    X = np.load(folder + "/X.npy", mmap_mode="r")
 model = minidl.Sequential(minidl.Linear(columns, 8), minidl.ReLU(), minidl.Linear(8, 2), seed=0)
 trainer = minidl.Trainer(model)
 with open("/proc/self/statm") as file:
@@ -199,9 +201,13 @@ print(len(history), trainer.step, X.nbytes > 700 << 20)
 """
 
 
-def test_a_file_larger_than_the_memory_allowed(tmp_path):
-    """More than the process may take: RLIMIT_AS leaves 400 MiB for 730 MiB of rows, shuffled."""
-    done = python("-c", LARGE, tmp_path, timeout=300)
+@pytest.mark.parametrize("kind", ["NpyFile", "memmap"])
+def test_a_file_larger_than_the_memory_allowed(kind, tmp_path):
+    """More than the process may take: RLIMIT_AS leaves 400 MiB for 730 MiB of rows, shuffled.
+
+    The map of a file is address space: it is made before the limit, and the 400 MiB are beside it.
+    """
+    done = python("-c", LARGE, kind, tmp_path, timeout=300)
     assert done.stdout.split() == ["1", str(-(-1_500_000 // 4096)), "True"]
 
 

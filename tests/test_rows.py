@@ -651,6 +651,19 @@ def test_two_branches_may_read_the_same_categories():
         model([[4, 4]])
 
 
+@dtypes
+@pytest.mark.parametrize("first", [True, False])
+def test_categories_have_no_gradient_beside_what_has(first, dtype):
+    """Again and again: what was added to it before is not there any more."""
+    branches = [minidl.Embedding(5, 2, dtype=dtype), minidl.Tanh()]
+    model = minidl.Sequential(minidl.Concat(*branches[:: 1 if first else -1]), dtype=dtype)
+    x = np.random.default_rng(0).integers(0, 5, (9, 3)).astype(dtype)
+    for seed in range(3):
+        dy = np.random.default_rng(seed).normal(size=model(x).shape).astype(dtype)
+        expected = (dy[:, -3:] if first else dy[:, :3]) * (1 - np.tanh(x) ** 2)
+        np.testing.assert_allclose(model.backward(dy), expected, atol=1e-6)
+
+
 def test_categories_that_float32_does_not_hold():
     with pytest.raises(ValueError, match=r"num_embeddings: expected at most 2\*\*24 .* float32"):
         minidl.Embedding(2**24 + 1, 1)
