@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator
 from typing import Any
 
 from minidl.memory import Array
 
-# json, tempfile and safetensors are imported where they are used: `import minidl` stays cheap.
+# errno, json and safetensors are imported where they are used: `import minidl` stays cheap.
 
 
 class FormatError(ValueError):
@@ -25,7 +26,7 @@ class FormatError(ValueError):
             raise
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError,
                 OverflowError) as error:  # fmt: skip
-            raise cls(f"{os.fspath(path)}: {type(error).__name__}: {error}") from None
+            raise cls(f"{path_of(path)}: {type(error).__name__}: {error}") from None
 
 
 class Header(dict[str, str]):
@@ -40,30 +41,66 @@ class Header(dict[str, str]):
         return json.loads(self[name])
 
 
+def path_of(path: str | os.PathLike[str]) -> str:
+    """The path as a string."""
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        raise TypeError(f"path: expected a str or path-like, got {type(path).__name__}") from None
+
+
+def _permissions(path: str) -> int:
+    """Those of a file; a folder, or what else is no file, is an OSError."""
+    import errno
+
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", path)
+    return stat.S_IMODE(mode)
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file beside `path`, sync it and rename it.
 
-    Whatever happens, `path` is the old file or the new one. The permissions are those of any new
-    file.
+    Whatever happens, `path` is the old file or the new one; a process that is killed may leave the
+    one beside it, ``.minidl-*.tmp``. A file that is replaced keeps its permissions. Of a symbolic
+    link, what it leads to is replaced.
 
     Parameters
     ----------
     path : str or path-like
     data : bytes
-    """
-    import tempfile
 
-    path = os.fspath(path)
+    Raises
+    ------
+    OSError
+        It cannot be written, or is a folder or a device; the message names `path`.
+    """
+    path = path_of(path)
+    try:
+        _replace(os.path.realpath(path) if os.path.islink(path) else path, data)
+    except OSError as error:  # name what the caller knows, not the file beside it
+        raise OSError(error.errno, error.strerror, path) from None
+
+
+def _replace(path: str, data: bytes) -> None:
+    try:
+        permissions = _permissions(path)
+    except FileNotFoundError:
+        permissions = None
     folder = os.path.dirname(path) or "."
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
+    temporary = os.path.join(folder, f".minidl-{os.urandom(8).hex()}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(temporary, flags, 0o666 if permissions is None else 0o600)
     try:
         with os.fdopen(handle, "wb") as file:
+            if permissions is not None:
+                os.chmod(temporary, permissions)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -100,11 +137,12 @@ def read_safetensors(
     """
     from safetensors import SafetensorError, safe_open
 
-    path = os.fspath(path)
-    with open(path, "rb"):  # a missing file is an OSError
+    path = path_of(path)
+    _permissions(path)
+    with open(path, "rb"):  # what may not be read is an OSError
         pass
     try:
-        with safe_open(path, framework="np") as file:
+        with FormatError.explains(path), safe_open(path, framework="np") as file:
             header = Header(file.metadata() or {})
             if header.get("format") != form:
                 raise FormatError(
