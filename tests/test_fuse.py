@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import (
     FEATURES,
+    LAYERS,
     activations,
     assert_close,
     bare,
@@ -14,7 +15,18 @@ from helpers import (
 )
 
 import minidl
-from minidl import BatchNorm1d, Dropout, Identity, Linear, ReLU, Sequential, Tanh
+from minidl import (
+    BatchNorm1d,
+    Concat,
+    Dropout,
+    Identity,
+    Linear,
+    Parallel,
+    ReLU,
+    Residual,
+    Sequential,
+    Tanh,
+)
 
 RTOL = {"float32": 1e-5, "float64": 1e-12}
 X = np.random.default_rng(0).normal(1, 2, (50, FEATURES))
@@ -33,7 +45,7 @@ def in_use(model):
 
 
 def kinds(model):
-    return [type(layer).__name__ for layer in model]
+    return [type(layer).__name__ for _, layer in model.tree()][1:]
 
 
 def check(model, dtype):
@@ -91,10 +103,31 @@ CASES = {
         ],
         ["BatchNorm1d", "Linear", "Tanh", "Linear"],
     ),
+    "in a residual block": (
+        lambda: [
+            Linear(5, 4), Residual(Sequential(Linear(4, 4), BatchNorm1d(4), ReLU(), Dropout())),
+            BatchNorm1d(4),
+        ],
+        ["Linear", "Residual", "Sequential", "Linear", "ReLU", "BatchNorm1d"],
+    ),
+    "in branches": (
+        lambda: [
+            Concat(Sequential(Linear(5, 4), BatchNorm1d(4)), Identity(), Sequential()),
+            Concat(Parallel(Sequential(Linear(3, 2), Sequential(BatchNorm1d(2))),
+                            BatchNorm1d(11), columns=[3, 11]), Dropout()),
+            Linear(27, 2), BatchNorm1d(2),
+        ],
+        ["Concat", "Sequential", "Linear", "Identity", "Sequential",
+         "Concat", "Parallel", "Sequential", "Linear", "BatchNorm1d", "Dropout", "Linear"],
+    ),
+    "behind branches": (
+        lambda: [Concat(Linear(5, 2), Linear(5, 2)), BatchNorm1d(4)],
+        ["Concat", "Linear", "Linear", "BatchNorm1d"],
+    ),
     "few outputs": (lambda: [Linear(5, 1), BatchNorm1d(1)], ["Linear"]),
     "nothing left": (lambda: [Identity(), Dropout(), Sequential()], []),
     "empty": (list, []),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("make", "expected"), CASES.values(), ids=CASES)
@@ -112,6 +145,38 @@ def test_a_trained_model(dtype):
     fused = model.fuse()
     assert_close(fused.predict(X), model.predict(X), RTOL[dtype])
     assert model.training
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+@dtypes
+def test_every_layer(layer, dtype):
+    """Before BatchNorm and behind it."""
+    out = layer().output_features(FEATURES)
+    layers = [BatchNorm1d(FEATURES), layer(), BatchNorm1d(out), Linear(out, 2), BatchNorm1d(2)]
+    fused = check(Sequential(Linear(FEATURES, FEATURES), *layers, seed=0), dtype)
+    assert kinds(fused)[:1] == ["Linear"]
+    assert kinds(fused)[-1:] == ["Linear"]
+
+
+@dtypes
+def test_categories(dtype):
+    model = Sequential(
+        Parallel(minidl.Embedding(5, 3), Sequential(Linear(2, 3), BatchNorm1d(3)), columns=[1, 2]),
+        Linear(6, 2), BatchNorm1d(2), dtype=dtype, seed=0,
+    )  # fmt: skip
+    in_use(model)
+    x = np.column_stack([np.arange(50) % 5, X[:, :2]])
+    assert_close(model.fuse().predict(x), model.predict(x), RTOL[dtype])
+    assert "BatchNorm1d" not in kinds(model.fuse())
+
+
+def test_a_fused_model_knows_how_it_was_trained(tmp_path):
+    model = Sequential(Linear(5, 4), BatchNorm1d(4), Linear(4, 1), seed=0)
+    minidl.Trainer(model, minidl.MSELoss()).fit(X, X[:, 0], epochs=2, seed=0)
+    fused = model.fuse()
+    assert "epochs: 2" in str(fused)
+    minidl.save(fused, tmp_path / "m")
+    assert str(minidl.load(tmp_path / "m")) == str(fused)
 
 
 def test_values_are_copies():
@@ -144,7 +209,16 @@ class Shifted(BatchNorm1d):
         return x + 1
 
 
-@pytest.mark.parametrize("layer", [Scale, lambda: Shifted(4)])
+class Twice(Sequential):
+    """A class derived from Sequential that computes something else."""
+
+    def lower(self, graph, x):
+        for _ in range(2):
+            x = super().lower(graph, x)
+        return x
+
+
+@pytest.mark.parametrize("layer", [Scale, lambda: Shifted(4), lambda: Twice(Tanh())])
 def test_other_classes_stay(layer):
     fused = check(Sequential(Linear(5, 4), layer(), BatchNorm1d(4)), "float32")
     assert len(fused) == 3

@@ -117,8 +117,9 @@ class Sequential(Container):
         """Make a model for prediction that has less to do.
 
         BatchNorm1d directly behind a Linear is folded into its weight and bias, in float64;
-        Dropout and Identity are left out, nested Sequentials laid flat. All else is copied as it
-        is, BatchNorm1d elsewhere too. Predictions agree to rounding.
+        Dropout and Identity are left out, nested Sequentials laid flat; the same inside Residual,
+        Concat and Parallel. All else is copied as it is, BatchNorm1d elsewhere too. Predictions
+        agree to rounding.
 
         Returns
         -------
