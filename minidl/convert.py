@@ -35,10 +35,17 @@ def _linear(module: Any) -> Arguments:
     return {**same("in_features", "out_features")(module), "bias": module.bias is not None}
 
 
-def _last_axis(module: Any) -> Arguments:
+def _rmsnorm(module: Any) -> Arguments:
     if len(module.normalized_shape) != 1:
         raise ValueError(f"normalized_shape: expected one size, got {module.normalized_shape}")
-    return {"normalized_shape": module.normalized_shape[0], "eps": module.eps}
+    return {
+        "normalized_shape": module.normalized_shape[0],
+        **same("eps", "elementwise_affine")(module),
+    }
+
+
+def _layernorm(module: Any) -> Arguments:
+    return {**_rmsnorm(module), "bias": module.bias is not None}
 
 
 # A row counts where both libraries have the class.
@@ -47,8 +54,8 @@ PAIRS = {
     "BatchNorm1d": Pair(
         same("num_features", "eps", "momentum"), only={"affine": True, "track_running_stats": True}
     ),
-    "LayerNorm": Pair(_last_axis, only={"elementwise_affine": True}),
-    "RMSNorm": Pair(_last_axis, only={"elementwise_affine": True}),
+    "LayerNorm": Pair(_layernorm),
+    "RMSNorm": Pair(_rmsnorm),
     "Embedding": Pair(
         same("num_embeddings", "embedding_dim"), only={"padding_idx": None, "max_norm": None}
     ),
@@ -75,7 +82,8 @@ def from_torch(module: Any) -> Sequential:
 
     Of every layer that both libraries have, and `torch.nn.Sequential`, which may be nested. Values
     are copied, from any device. Dropout draws other masks than PyTorch's; hooks, names of layers
-    and ``requires_grad`` are not taken along.
+    and ``requires_grad`` are not taken along. What PyTorch's Embedding gives for several columns
+    is the same from its Flatten on: here the vectors of a row always stand side by side.
 
     Parameters
     ----------
@@ -132,6 +140,9 @@ def from_torch(module: Any) -> Sequential:
 
 def to_torch(model: Sequential) -> Any:
     """Make a PyTorch module with the layers, values, dtype and modes of a model.
+
+    Put Flatten behind an Embedding. It does nothing here, but PyTorch's Embedding gives (N, F, D)
+    for (N, F) integers, where minidl's has the F vectors of a row side by side.
 
     Parameters
     ----------
@@ -228,7 +239,10 @@ def _layer(module: Any, pair: Pair, path: str) -> Layer:
                     f"{setting}: expected {value}, got {getattr(module, setting)!r}; minidl's "
                     f"{name} has no other"
                 )
-        layer: Layer = getattr(layers, name)(**pair.ours(module))
+        arguments = pair.ours(module)
+        for parameter in module.parameters():  # all of one dtype
+            arguments["dtype"] = str(parameter.dtype).removeprefix("torch.")
+        layer: Layer = getattr(layers, name)(**arguments)
         values, own = list(module.state_dict()), list(layer.state())
         if sorted(values) != sorted(own):
             raise ValueError(f"expected the values {', '.join(own)}, got {', '.join(values)}")

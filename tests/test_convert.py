@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import (
     FEATURES,
+    LAYERS,
     activations,
     assert_close,
     bare,
@@ -78,6 +79,69 @@ def test_to_pytorch_and_back(network, activation, dtype):
     for name, value in model.state_dict().items():
         assert same_bits(state[name], value)
         assert same_bits(back.state_dict()[name], value)
+
+
+BOTH = {
+    name: make
+    for name, make in LAYERS.items()
+    if type(make()).__name__ not in ("Residual", "Concat", "Parallel")
+}
+
+
+@pytest.mark.parametrize("layer", BOTH.values(), ids=BOTH)
+@dtypes
+def test_every_layer_to_pytorch_and_back(layer, dtype):
+    model = minidl.Sequential(minidl.Linear(FEATURES, FEATURES), layer(), dtype=dtype, seed=0)
+    rng = np.random.default_rng(2)
+    for name, value in model.state().items():
+        if "tracked" not in name:
+            value[...] = rng.uniform(0.5, 1.5, value.shape)
+    there = convert.to_torch(model)
+    back = convert.from_torch(there)
+    x = rows(dtype)
+    assert_close(in_torch(there, x), model.predict(x), RTOL[dtype])
+    assert back.predict(x).tobytes() == model.predict(x).tobytes()
+    ours = [model[1].config() | {"init": None}, back[1].config() | {"init": None}]
+    assert ours[0] == ours[1]  # what PReLU began with is not known to PyTorch
+
+
+@dtypes
+def test_embedding(dtype):
+    """PyTorch's vectors of a row stand below each other, until Flatten puts them side by side."""
+    codes = np.random.default_rng(0).integers(0, 7, (9, 2))
+    model = minidl.Sequential(
+        minidl.Embedding(7, 3), minidl.Flatten(), minidl.Linear(6, 2), dtype=dtype, seed=0
+    )
+    there = convert.to_torch(model)
+    assert_close(in_torch(there, codes), model.predict(codes), RTOL[dtype])
+    back = convert.from_torch(there)
+    assert back.predict(codes).tobytes() == model.predict(codes).tobytes()
+    one = nn.Sequential(nn.Embedding(7, 3), nn.Linear(3, 2)).to(getattr(torch, dtype))
+    found = convert.from_torch(one).predict(codes[:, :1])
+    assert_close(found, in_torch(one, codes[:, 0]), RTOL[dtype])
+
+
+def test_as_many_categories_as_a_dtype_can_count(monkeypatch):
+    from minidl.layers import embedding
+
+    monkeypatch.setattr(embedding, "EXACT", 8)
+    model = convert.from_torch(nn.Sequential(nn.Embedding(9, 2).double()))
+    assert model.predict([[8.0]]).dtype == np.float64
+
+
+@pytest.mark.parametrize("module", [
+    lambda: nn.LayerNorm(5, eps=0.1), lambda: nn.LayerNorm(5, bias=False),
+    lambda: nn.LayerNorm([5], elementwise_affine=False), lambda: nn.RMSNorm(5, eps=0.1),
+    lambda: nn.RMSNorm(5), lambda: nn.RMSNorm(5, elementwise_affine=False),
+])  # fmt: skip
+def test_norms_of_rows_from_pytorch(module):
+    module = nn.Sequential(module())
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.uniform_(0.5, 1.5)
+    model = convert.from_torch(module)
+    assert list(model.state_dict()) == list(module.state_dict())
+    assert_close(model.predict(rows("float32")), in_torch(module, rows("float32")), 1e-5)
 
 
 @pytest.mark.parametrize("momentum", [0.3, None])
@@ -278,9 +342,12 @@ def test_only_models_go_to_pytorch(model):
 
 
 def test_the_table_has_every_layer():
-    """Apart from those that hold others."""
+    """Apart from those that hold others; and each is converted by a test."""
     shipped = {n for n in minidl.layers.__all__ if hasattr(nn, n)} - {"Sequential"}
-    assert shipped <= set(convert.PAIRS)
+    assert shipped == set(convert.PAIRS)
+    assert shipped == {type(make()).__name__ for make in BOTH.values()} - {"Sequential"} | {
+        "Embedding"
+    }
 
 
 @pytest.mark.parametrize("name", ["from_torch", "to_torch"])
