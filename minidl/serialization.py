@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-from minidl import layers
+import numpy as np
+
+from minidl import checks, layers
 from minidl.files import FormatError, read_safetensors, write_safetensors
-from minidl.layers import Layer, Sequential
+from minidl.layers import Layer, Residual, Sequential
+from minidl.layers.container import Container
 from minidl.memory import Array
 
-# json is imported where it is used: `import minidl` stays cheap.
+# json and inspect are imported where it is used: `import minidl` stays cheap.
 
 FORMAT = "minidl-1"
 MOST_LAYERS = 10_000
 DEEPEST = 50
+NOT_STORED = {"dtype", "seed", "weight_init", "bias_init"}  # arguments that no file has
 
 
 def save(
@@ -33,24 +38,29 @@ def save(
         Of layers that minidl ships.
     path : str or path-like
     metadata : dict, optional
-        Anything JSON can hold; `load` gives it back as ``model.metadata``.
+        What JSON can hold; `load` gives it back as ``model.metadata``.
 
     Raises
     ------
     TypeError
         A layer is not minidl's, or the metadata are not for JSON; nothing is written.
+    ValueError
+        A parameter is NaN or infinite, or there are more than 10,000 layers or 50 inside each
+        other: `load` would refuse the file. Nothing is written.
     OSError
         The file cannot be written; what was there is still there.
     """
     import json
 
+    if metadata is not None and not isinstance(metadata, dict):
+        raise TypeError(f"metadata: expected a dict, got {type(metadata).__name__}")
     header = {
         "format": FORMAT,
         "architecture": json.dumps(architecture(model)),
         "metadata": json.dumps(metadata or {}),
         "training": json.dumps(model.__dict__.get("training_record")),
     }
-    write_safetensors(path, model.state_dict(), header)
+    write_safetensors(path, finite_state(model), header)
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
@@ -70,6 +80,8 @@ def load(path: str | os.PathLike[str]) -> Sequential:
         model = build(header.read("architecture"), tensors)
         model.load_state_dict(tensors)
         model.__dict__["metadata"] = header.read("metadata", {})
+        if not isinstance(model.metadata, dict):
+            raise ValueError(f"metadata: expected an object, got {model.metadata!r:.50}")
         model.__dict__["training_record"] = record_of_training(header.read("training", None))
     model.eval()
     return model
@@ -82,9 +94,18 @@ def record_of_training(stored: Any) -> dict[str, Any] | None:
     if not isinstance(stored, dict) or not isinstance(stored.get("results"), dict):
         raise ValueError(f"training: expected an object with results, got {stored!r:.50}")
     for name, value in stored["results"].items():
-        if not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError(f"training: expected a number as {name}, got {value!r:.50}")
+        float(value)  # a huge one could not be shown
     return stored
+
+
+def finite_state(model: Layer) -> dict[str, Array]:
+    """The model's state dict; NaN and infinity, which no file may have, are a ValueError."""
+    state = model.state_dict()
+    for name, value in state.items():
+        checks.finite(np.atleast_1d(value), name)
+    return state
 
 
 def architecture(model: Layer) -> dict[str, Any]:
@@ -97,7 +118,9 @@ def architecture(model: Layer) -> dict[str, Any]:
                 f"model: layer {name}: {type(layer).__name__} is not one of minidl's layers; save "
                 "its state_dict() instead"
             )
-    return {"dtype": str(model.dtype), **model.config()}
+    config = {"dtype": str(model.dtype), **model.config()}
+    _tensors(config["layers"])  # what `build` refuses is not written
+    return config
 
 
 def build(config: Any, tensors: dict[str, Array]) -> Sequential:
@@ -105,15 +128,10 @@ def build(config: Any, tensors: dict[str, Array]) -> Sequential:
 
     Schema, names, shapes and dtypes are held to each other before anything is made.
     """
-    if not isinstance(config, dict) or not {"dtype", "layers"} <= config.keys():
-        raise ValueError("architecture: expected an object with dtype and layers")
-    config = {"type": "Sequential", "layers": config["layers"], "dtype": config["dtype"]}
-    wanted: dict[str, tuple[int, ...]] = {}
-    for count, (name, shape) in enumerate(_shapes(config, "", 0)):
-        if count > 8 * MOST_LAYERS:
-            raise ValueError(f"architecture: expected at most {MOST_LAYERS} layers")
-        if name is not None:
-            wanted[name] = shape
+    if not isinstance(config, dict) or config.keys() != {"dtype", "layers"}:
+        raise ValueError("architecture: expected an object of dtype and layers")
+    checks.one_of(config["dtype"], ("float32", "float64"), "dtype")
+    wanted = _tensors(config["layers"])
     missing, unknown = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
     if missing or unknown:
         raise ValueError(f"tensors: missing {missing[:5]}, unknown {unknown[:5]}")
@@ -124,9 +142,28 @@ def build(config: Any, tensors: dict[str, Array]) -> Sequential:
         dtype = "int64" if name.endswith("num_batches_tracked") else config["dtype"]
         if str(tensor.dtype) != dtype:
             raise ValueError(f"{name}: expected dtype {dtype}, got {tensor.dtype}")
-    model = _make(config)
-    assert isinstance(model, Sequential)
-    return model
+    made = (_make(layer, config["dtype"]) for layer in config["layers"])
+    return Sequential(*made, dtype=config["dtype"])
+
+
+def _tensors(described: Any) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all tensors of the layers that are described, which must be sound."""
+    wanted: dict[str, tuple[int, ...]] = {}
+    root = {"type": "Sequential", "layers": described}
+    for count, shapes in enumerate(_shapes(root, "", 0)):
+        if count > MOST_LAYERS:
+            raise ValueError(f"architecture: expected at most {MOST_LAYERS} layers")
+        wanted |= shapes
+    return wanted
+
+
+@cache
+def _signature(name: str) -> frozenset[str]:
+    """Names of the arguments that the constructor of a layer takes."""
+    import inspect
+
+    parameters = inspect.signature(getattr(layers, name)).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is not p.VAR_POSITIONAL)
 
 
 def _parts(config: Any) -> tuple[type[Layer], dict[str, Any], list[tuple[str, Any]]]:
@@ -138,28 +175,33 @@ def _parts(config: Any) -> tuple[type[Layer], dict[str, Any], list[tuple[str, An
     kind = getattr(layers, name, None) if name in layers.__all__ else None
     if kind is None or kind is Layer:
         raise ValueError(f"architecture: unknown layer {name!r:.50}")
-    if "block" in arguments:
-        return kind, arguments, [("block", arguments.pop("block"))]
-    inner = arguments.pop("layers", [])
-    if not isinstance(inner, list):
-        raise ValueError(f"{name}: expected a list of layers, got {type(inner).__name__}")
-    return kind, arguments, [(str(i), child) for i, child in enumerate(inner)]
+    children: list[tuple[str, Any]] = []
+    if kind is Residual:
+        children = [("block", arguments.pop("block"))]
+    elif issubclass(kind, Container):
+        inner = arguments.pop("layers")
+        if not isinstance(inner, list):
+            raise ValueError(f"{name}: expected a list of layers, got {type(inner).__name__}")
+        children = [(str(i), child) for i, child in enumerate(inner)]
+    unknown = sorted(arguments.keys() - (_signature(name) - NOT_STORED))
+    if unknown:
+        raise ValueError(f"architecture: {name} has no {unknown[0]!r:.50}")
+    return kind, arguments, children
 
 
-def _shapes(config: Any, prefix: str, depth: int) -> Iterator[tuple[str | None, tuple[int, ...]]]:
-    """Names and shapes of the tensors of a layer; (None, ()) for each layer without any."""
+def _shapes(config: Any, prefix: str, depth: int) -> Iterator[dict[str, tuple[int, ...]]]:
+    """Names and shapes of the tensors of a layer itself, then of each inside it."""
     if depth > DEEPEST:
         raise ValueError(f"architecture: expected at most {DEEPEST} layers inside each other")
     kind, arguments, children = _parts(config)
-    own = kind.state_shapes(**arguments)
-    yield from ((f"{prefix}{name}", shape) for name, shape in own.items())
-    if not own:
-        yield None, ()
+    yield {f"{prefix}{name}": shape for name, shape in kind.state_shapes(**arguments).items()}
     for name, child in children:
         yield from _shapes(child, f"{prefix}{name}.", depth + 1)
 
 
-def _make(config: Any) -> Layer:
+def _make(config: Any, dtype: str) -> Layer:
     """The layer that is described."""
     kind, arguments, children = _parts(config)
-    return kind(*(_make(child) for _, child in children), **arguments)
+    if "dtype" in _signature(kind.__name__):
+        arguments["dtype"] = dtype
+    return kind(*(_make(child, dtype) for _, child in children), **arguments)

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import time
 
 import numpy as np
@@ -262,6 +263,28 @@ def test_a_result_that_is_not_there_ends_the_first_epoch():
 
 
 # ModelCheckpoint.
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_step_that_ends_in_infinity_is_not_saved(checkpoint, tmp_path):
+    """The loss says so at the next step: until then, the last good file is still there."""
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    trainer = minidl.Trainer(
+        minidl.Sequential(minidl.Linear(2, 1, seed=0)), minidl.MSELoss(), minidl.SGD(1e-3)
+    )
+
+    class Explode(minidl.Callback):
+        every = 3
+
+        def on_train_batch_end(self, step, logs):
+            self.trainer.model[0].weight[...] = np.inf
+
+    saver = minidl.ModelCheckpoint(tmp_path / "{step}", save_freq=1, checkpoint=checkpoint)
+    with pytest.raises(minidl.NonFiniteError):
+        trainer.fit(X, X[:, :1], epochs=2, batch_size=8, seed=0, callbacks=[Explode(), saver])
+    assert sorted(os.listdir(tmp_path)) == ["1", "2"]
+    assert saver.last_path == str(tmp_path / "2")
+    assert np.isfinite(trainer.model[0].weight).all()
 
 
 def test_the_best_model_is_in_the_file(tmp_path):

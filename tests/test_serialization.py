@@ -63,6 +63,16 @@ def bits(model):
     return {name: (a.dtype, a.shape, a.tobytes()) for name, a in model.state_dict().items()}
 
 
+def test_arguments_in_files_are_those_of_constructors():
+    """And the other way: what a layer says of itself makes it again, in files of its version."""
+    from minidl.serialization import NOT_STORED, _signature
+
+    for make_layer in [*LAYERS.values(), lambda: minidl.Embedding(3, 2)]:
+        layer = make_layer()
+        name, children = type(layer).__name__, {"layers", "block"}
+        assert layer.config().keys() - children == _signature(name) - NOT_STORED - children, name
+
+
 def test_every_layer_is_saved_somewhere_here():
     shipped = {n for n in minidl.layers.__all__ if n != "Layer"}
     assert shipped == {type(make()).__name__ for make in LAYERS.values()} | {"Embedding"}
@@ -80,6 +90,16 @@ def test_an_embedding_comes_back_with_the_same_bits(tmp_path):
     found = minidl.load(tmp_path / "m")
     assert bits(found) == bits(model)
     assert found.predict(x).tobytes() == model.predict(x).tobytes()
+
+
+def test_as_many_categories_as_a_dtype_can_count(tmp_path, monkeypatch):
+    """More than float32 has whole numbers, in a model of float64."""
+    from minidl.layers import embedding
+
+    monkeypatch.setattr(embedding, "EXACT", 8)
+    model = minidl.Sequential(minidl.Embedding(9, 2, dtype="float64"))
+    minidl.save(model, tmp_path / "m")
+    assert bits(minidl.load(tmp_path / "m")) == bits(model)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -135,18 +155,54 @@ def test_a_file_is_replaced_as_a_whole(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
-def test_a_save_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    path = tmp_path / "m"
-    minidl.save(make(), path)
-    old = path.read_bytes()
+@pytest.mark.parametrize("metadata", [[1, 2], "text", 3, [], ""])
+def test_metadata_are_a_dict(metadata, tmp_path):
+    with pytest.raises(
+        TypeError, match=rf"^metadata: expected a dict, got {type(metadata).__name__}"
+    ):
+        minidl.save(make(), tmp_path / "m", metadata)
+    assert os.listdir(tmp_path) == []
 
-    def fail(*_):
-        raise OSError("disk full")
 
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        minidl.save(trained(), path)
-    assert path.read_bytes() == old
+def nested(depth):
+    """A layer inside so many others."""
+    layer = minidl.Identity()
+    for _ in range(depth):
+        layer = minidl.Residual(layer)
+    return minidl.Sequential(layer)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
+@pytest.mark.parametrize("write", [minidl.save, lambda m, p: minidl.Trainer(m).save_checkpoint(p)])
+def test_what_could_not_be_loaded_is_not_written(write, name, value, tmp_path):
+    """The last good file is not lost to a model that came to nothing."""
+    model = make()
+    write(model, tmp_path / "m")
+    old = (tmp_path / "m").read_bytes()
+    model.state()[name][..., 1] = value
+    with pytest.raises(ValueError, match=rf"^{name}: expected finite numbers, got {value} in"):
+        write(model, tmp_path / "m")
+    assert (tmp_path / "m").read_bytes() == old
+
+
+def test_a_model_too_large_to_be_loaded_is_not_written(tmp_path, monkeypatch):
+    from minidl import serialization
+
+    minidl.save(nested(serialization.DEEPEST - 1), tmp_path / "m")
+    assert repr(minidl.load(tmp_path / "m")) == repr(nested(serialization.DEEPEST - 1))
+    with pytest.raises(ValueError, match="expected at most 50 layers inside each other"):
+        minidl.save(nested(serialization.DEEPEST), tmp_path / "no")
+    monkeypatch.setattr(serialization, "MOST_LAYERS", 20)
+    wide = [minidl.Identity() for _ in range(18)]
+    minidl.save(minidl.Sequential(*wide, make()[0], minidl.PReLU()), tmp_path / "m")
+    assert len(minidl.load(tmp_path / "m")) == 20
+    model = minidl.Sequential(*wide, make()[0], minidl.Sequential(minidl.PReLU()))
+    with pytest.raises(ValueError, match="expected at most 20 layers"):
+        minidl.save(model, tmp_path / "no")
+    monkeypatch.setattr(serialization, "MOST_LAYERS", 19)
+    with pytest.raises(minidl.FormatError, match="expected at most 19 layers"):
+        minidl.load(tmp_path / "m")
     assert os.listdir(tmp_path) == ["m"]
 
 
@@ -202,6 +258,27 @@ def test_pytorch_loads_the_file(kind, dtype, tmp_path):
     with torch.no_grad():
         found = twin(torch.tensor(X, dtype=getattr(torch, dtype))).numpy()
     np.testing.assert_allclose(model.predict(X), found, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_pytorch_loads_an_embedding(dtype, tmp_path):
+    """It gives (N, columns, size), and what ours gives with Flatten behind it."""
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import load_file as load_torch
+
+    model = minidl.Sequential(
+        minidl.Embedding(7, 3), minidl.Flatten(), minidl.Linear(6, 3), dtype=dtype, seed=0
+    )
+    codes = np.random.default_rng(0).integers(0, 7, (50, 2))
+    minidl.Trainer(model).fit(codes, Y, epochs=2, seed=0)
+    minidl.save(model, tmp_path / "m")
+    twin = torch.nn.Sequential(
+        torch.nn.Embedding(7, 3), torch.nn.Flatten(), torch.nn.Linear(6, 3)
+    ).to(getattr(torch, dtype))
+    twin.load_state_dict(load_torch(tmp_path / "m"), strict=True)
+    with torch.no_grad():
+        found = twin(torch.tensor(codes)).numpy()
+    np.testing.assert_allclose(model.predict(codes), found, rtol=1e-5, atol=1e-5)
 
 
 def test_a_state_of_pytorchs_is_loaded():
@@ -346,6 +423,12 @@ CHANGES = {
     "a tensor is missing": lambda t, a: t.__delitem__("0.weight"),
     "a tensor too many": lambda t, a: t.update(more=np.zeros(2)),
     "a tensor of another shape": lambda t, a: t.update({"0.bias": np.zeros(5, np.float32)}),
+    "a tensor of another dtype": lambda t, a: t.update({"0.bias": np.zeros(4)}),
+    "integers": lambda t, a: t.update({"0.bias": np.zeros(4, np.int32)}),
+    "half precision": lambda t, a: t.update({"0.bias": np.zeros(4, np.float16)}),
+    "a count that is none": lambda t, a: t.update(
+        {"1.num_batches_tracked": np.array(3, np.float32)}
+    ),
     "a NaN": lambda t, a: t.update({"0.bias": np.full(4, np.nan, np.float32)}),
     "an infinity": lambda t, a: t.update({"1.running_var": np.full(4, np.inf, np.float32)}),
     "no JSON": lambda t, a: "{",
@@ -367,7 +450,66 @@ CHANGES = {
     "no dtype": lambda t, a: {"layers": a["layers"]},
     "a wrong number": lambda t, a: layer_of(a, 1).update(eps=-1.0),
     "deep nesting": lambda t, a: "[" * 100000,
+    "an argument that is not for files": lambda t, a: layer_of(a, 0).update(seed=1),
+    "an initial value": lambda t, a: layer_of(a, 0).update(weight_init="zeros"),
+    "a dtype of one layer": lambda t, a: layer_of(a, 0).update(dtype="float64"),
+    "layers inside a layer that has none": lambda t, a: layer_of(a, 1).update(layers=[]),
+    "a block where there is none": lambda t, a: layer_of(a, 1).update(block={"type": "ReLU"}),
+    "a container without layers": lambda t, a: a["layers"].append({"type": "Sequential"}),
+    "no block": lambda t, a: a["layers"].append({"type": "Residual"}),
+    "layers in place of a block": lambda t, a: a["layers"].append(
+        {"type": "Residual", "layers": [{"type": "ReLU"}]}
+    ),
+    "more than layers and dtype": lambda t, a: {**a, "color": "red"},
+    "another class than Sequential": lambda t, a: {**a, "type": "Concat"},
+    "more layers than there may be": lambda t, a: a["layers"].extend([{"type": "ReLU"}] * 10_001),
+    "layers that cannot be nested so deeply": lambda t, a: deepened(a, 60),
+    "layers nested more deeply than JSON is read": lambda t, a: deepened(a, 100_000),
+    "columns that are none": lambda t, a: a["layers"].append(
+        {"type": "Parallel", "layers": [{"type": "ReLU"}], "columns": {"0": 1}}
+    ),
 }
+
+
+def deepened(architecture, depth):
+    """As text: to write it by recursion would be too deep."""
+    layer = '{"type": "Residual", "block": ' * depth + '{"type": "ReLU"}' + "}" * depth
+    return f'{{"dtype": "float32", "layers": [{layer}]}}'
+
+
+# What is wrong with numbers alone is found by the layer that gets them.
+BY_THE_LAYER = {"a NaN", "an infinity", "a wrong number", "columns that are none"}
+
+
+@pytest.mark.parametrize("change", sorted(CHANGES.keys() - BY_THE_LAYER))
+def test_nothing_is_built_of_a_file_that_does_not_fit_together(change, saved, monkeypatch):
+    rewrite(saved, CHANGES[change])
+
+    def fail(*_):
+        pytest.fail("a layer is built")
+
+    monkeypatch.setattr(minidl.Layer, "__init__", fail)
+    with pytest.raises(minidl.FormatError, match=f"^{saved}: "):
+        minidl.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata", "{"), ("metadata", "[1]"), ("metadata", '"text"'), ("metadata", "null"),
+        ("training", "{"), ("training", "3"), ("training", "{}"), ("training", '{"results": []}'),
+        ("training", '{"results": {"loss": "low"}}'), ("training", '{"results": {"loss": true}}'),
+        ("training", '{"results": {"loss": 1' + "0" * 400 + "}}"),
+    ],
+)  # fmt: skip
+def test_other_parts_that_are_something_else(name, text, saved):
+    from safetensors import safe_open
+
+    with safe_open(saved, framework="np") as file:
+        header = file.metadata()
+    save_file(load_file(saved), saved, header | {name: text})
+    with pytest.raises(minidl.FormatError, match=f"^{saved}: "):
+        minidl.load(saved)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -452,6 +594,9 @@ def test_copies_are_equal_and_apart(clone, kind):
     model.eval()
     twin = clone(model)
     assert bits(twin) == bits(model)
+    assert [p.trainable for _, p in twin.named_parameters()] == [
+        p.trainable for _, p in model.named_parameters()
+    ]
     assert not twin.training
     assert repr(twin) == repr(model)
     assert twin.predict(X).tobytes() == model.predict(X).tobytes()
@@ -469,3 +614,20 @@ def test_a_copy_keeps_metadata_and_a_layers_own_copy_its_values(tmp_path):
     layer = copy.deepcopy(model[0])
     assert layer.weight.tobytes() == model[0].weight.tobytes()
     assert not np.shares_memory(layer.weight, model[0].weight)
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_of_an_embedding_and_of_a_layer_of_the_users(clone):
+    model = minidl.Sequential(
+        minidl.Parallel(minidl.Linear(2, 3), minidl.Embedding(7, 5), columns=[2, 1]),
+        Custom(), minidl.Linear(8, 3), dtype="float64", seed=0,
+    )  # fmt: skip
+    x = np.column_stack([X[:, :2], np.arange(50) % 7])
+    minidl.Trainer(model).fit(x, Y, epochs=2, seed=0)
+    twin = clone(model)
+    assert bits(twin) == bits(model)
+    assert twin.predict(x).tobytes() == model.predict(x).tobytes()
+    assert str(twin) == str(model)
+    for m in (model, twin):
+        minidl.Trainer(m).fit(x, Y, epochs=2, seed=1)
+    assert bits(twin) == bits(model)

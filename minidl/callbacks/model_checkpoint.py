@@ -91,8 +91,12 @@ class ModelCheckpoint(Callback):
         self.last_path: str | None = None
 
     def on_train_batch_end(self, step: int, logs: dict[str, float]) -> None:
-        """Save, if `save_freq` is a number of steps."""
-        self._save(logs, epoch=self.trainer.epoch + 1, step=step)
+        """Save, if `save_freq` is a number of steps and none of the parameters is infinite.
+
+        Training finds that by the loss of the next step, and goes back to the last good epoch.
+        """
+        if all(map(checks.is_finite, self.trainer.model.state().values())):
+            self._save(logs, epoch=self.trainer.epoch + 1, step=step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Save, if `save_freq` is "epoch"."""
