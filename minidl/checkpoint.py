@@ -21,7 +21,7 @@ from minidl.memory import Array
 from minidl.metrics import as_metrics
 from minidl.metrics.metric import NamedMetric
 from minidl.parameters import Parameter
-from minidl.serialization import architecture, build, record_of_training
+from minidl.serialization import architecture, build, finite_state, record_of_training
 
 if TYPE_CHECKING:
     from minidl.optimizers import OptimizerState
@@ -99,7 +99,7 @@ def save_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
         "callbacks": [[type(c).__name__, c.state()] for c in trainer.callbacks],
         "training": model.__dict__.get("training_record"),
     }
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in finite_state(model).items()}
     header = {name: json.dumps(value) for name, value in parts.items()}
     tensors |= state_tensors(model, state)
     write_safetensors(path, tensors, {"format": FORMAT, **header})

@@ -11,7 +11,7 @@ import numpy as np
 
 from minidl import checks, losses, optimizers
 from minidl.callbacks import Callback, ProgressBar, as_callbacks
-from minidl.checkpoint import restore_state, resume, save_checkpoint, state_tensors
+from minidl.checkpoint import OPTIONS, restore_state, resume, save_checkpoint, state_tensors
 from minidl.evaluation import evaluate
 from minidl.history import History
 from minidl.inputs import open_inputs
@@ -418,10 +418,12 @@ class Trainer:
     def _record(self, batch_size: int) -> None:
         """Note with the model how it was trained: `save` writes it, ``print(model)`` shows it."""
         scheduler = {} if self.scheduler is None else {"scheduler": repr(self.scheduler)}
+        options = {name: getattr(self, name) for name in OPTIONS}
         self.model.__dict__["training_record"] = {
             "loss": repr(self.loss),
             "optimizer": repr(self.optimizer),
             **scheduler,
+            **{name: value for name, value in options.items() if value is not None},
             "epochs": self.epoch,
             "steps": self.step,
             "batch_size": batch_size,
@@ -527,6 +529,15 @@ class Trainer:
         the end of an epoch or within it; one that saves at the end of an epoch stands last among
         the callbacks, since those behind it have not seen the epoch yet. The file is written beside
         `path`, synced and renamed: whatever happens, `path` is the old file or the new one.
+
+        Raises
+        ------
+        ValueError
+            A parameter is NaN or infinite; what was there is still there.
+        TypeError
+            What a callback keeps is not for JSON.
+        OSError
+            The file cannot be written; what was there is still there.
         """
         save_checkpoint(self, path)
 

@@ -10,7 +10,17 @@ import time
 
 import numpy as np
 import pytest
-from helpers import OPTIMIZERS, THREADS, optimizers, python, same_bits, start_python
+from helpers import (
+    FEATURES,
+    LAYERS,
+    OPTIMIZERS,
+    THREADS,
+    losses_of,
+    optimizers,
+    python,
+    same_bits,
+    start_python,
+)
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -317,6 +327,103 @@ def test_every_schedule_goes_on(schedule, tmp_path):
     assert resumed.step == 18
     resumed.fit(X, y, epochs=2, batch_size=BATCH)
     assert everything(resumed) == everything(whole)
+
+
+@losses_of(3)
+def test_every_loss_goes_on(case, columns, tmp_path):
+    X = make_data()[0]
+    y = case.targets(np.random.default_rng(1), ROWS, columns)
+    model = minidl.Sequential(minidl.Linear(COLUMNS, columns), minidl.Softplus(), seed=0)
+    trainer = minidl.Trainer(model, case.make(columns))
+    trainer.fit(X, y, epochs=2, batch_size=BATCH, seed=0)
+    trainer.save_checkpoint(tmp_path / "c")
+    resumed = minidl.Trainer.resume(tmp_path / "c")
+    assert repr(resumed.loss) == repr(trainer.loss)
+    for one in (trainer, resumed):
+        one.fit(X, y, epochs=2, batch_size=BATCH)
+    assert everything(resumed) == everything(trainer)
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_layer_goes_on(layer, dtype, tmp_path):
+    check_that_it_goes_on(
+        minidl.Sequential(minidl.Linear(FEATURES, FEATURES), layer(), dtype=dtype, seed=0),
+        make_data()[0],
+        tmp_path,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_several_inputs_go_on(dtype, tmp_path):
+    model = minidl.Sequential(
+        minidl.Parallel(
+            minidl.Linear(COLUMNS, 3), minidl.Embedding(7, 2), columns=[COLUMNS, 2]
+        ),
+        minidl.Dropout(0.2), minidl.Linear(7, 1), dtype=dtype, seed=0,
+    )  # fmt: skip
+    codes = np.random.default_rng(1).integers(0, 7, (ROWS, 2))
+    check_that_it_goes_on(model, (make_data()[0], codes), tmp_path)
+
+
+def check_that_it_goes_on(model, X, folder):
+    """With the mean squares of what it gives as the loss; from within an epoch."""
+    rows = len(X[0]) if isinstance(X, tuple) else len(X)
+    y = np.ones((rows, model.output_features(model.in_features_or_none())))
+    trainer = make_trainer(model=model, loss=minidl.MSELoss())
+    trainer.fit(X, y, epochs=2, batch_size=BATCH, seed=0, callbacks=[StopAt(5)])
+    trainer.save_checkpoint(folder / "c")
+    resumed = minidl.Trainer.resume(folder / "c")
+    assert everything(resumed) == everything(trainer)
+    for one in (trainer, resumed):
+        one.fit(X, y, epochs=2, batch_size=BATCH)
+    assert everything(resumed) == everything(trainer)
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [{"decay_bias_and_norm": False}, {"groups": [{"params": "0.*", "lr": 0.0}]},
+     {"groups": [{"params": ["*.bias", "1.*"], "lr": 0.1, "weight_decay": 0.5}]}],
+)  # fmt: skip
+def test_groups_of_parameters_go_on(groups, tmp_path):
+    """Layers that are held fast among them."""
+    X, y = make_data()
+    trainer = minidl.Trainer(make_model(), optimizer=minidl.AdamW(lr=0.01, **groups))
+    trainer.fit(X, y, epochs=2, batch_size=BATCH, seed=0)
+    trainer.save_checkpoint(tmp_path / "c")
+    resumed = minidl.Trainer.resume(tmp_path / "c")
+    assert repr(resumed.optimizer) == repr(trainer.optimizer)
+    for one in (trainer, resumed):
+        one.fit(X, y, epochs=2, batch_size=BATCH)
+    assert everything(resumed) == everything(trainer)
+
+
+class Fixed(Scale):
+    """A layer of the user's, with a parameter that is not trained."""
+
+    def __init__(self):
+        minidl.Layer.__init__(self)
+        self.add_parameter("scale", np.linspace(1, 2, COLUMNS), trainable=False)
+
+    def backward(self, dy):
+        return dy * self.scale
+
+
+def test_a_parameter_that_is_not_trained(tmp_path):
+    X, y = make_data()
+
+    def model():
+        return minidl.Sequential(Fixed(), minidl.Linear(COLUMNS, 3), seed=0)
+
+    trainer = make_trainer(model=model())
+    trainer.model[0].scale = np.full(COLUMNS, 3.0)
+    trainer.fit(X, y, epochs=2, batch_size=BATCH, seed=0)
+    trainer.save_checkpoint(tmp_path / "c")
+    resumed = minidl.Trainer.resume(tmp_path / "c", model=model())
+    assert (resumed.model[0].scale == 3).all()
+    for one in (trainer, resumed):
+        one.fit(X, y, epochs=2, batch_size=BATCH)
+    assert everything(resumed) == everything(trainer)
 
 
 def test_every_schedule_is_resumed():
@@ -669,13 +776,14 @@ def test_a_file_that_claims_to_be_huge_costs_nothing(tmp_path):
 
 def test_a_loaded_model_shows_how_it_was_trained(tmp_path):
     X, y = make_data()
-    trainer = make_trainer()
-    trainer.fit(X, y, epochs=2, batch_size=BATCH, seed=0)
+    trainer = make_trainer(metrics=["f1"], scheduler=minidl.StepLR(1))
+    trainer.fit(X, y, epochs=2, batch_size=BATCH, seed=0, validation_data=(X, y))
     minidl.save(trainer.model, tmp_path / "m")
     trainer.save_checkpoint(tmp_path / "c")
     shown = str(trainer.model)
     for words in ("AdamW(lr=0.01", "CrossEntropyLoss()", "epochs: 2", "steps: 8", "batch_size: 8",
-                  "loss="):  # fmt: skip
+                  "StepLR(", "clip_grad_norm: 1.0", "clip_grad_value: 0.5", "accumulate: 2",
+                  "ema_decay: 0.9", " loss=", " f1=", "val_loss=", "val_f1="):  # fmt: skip
         assert words in shown
     assert str(minidl.load(tmp_path / "m")) == shown
     assert str(minidl.Trainer.resume(tmp_path / "c").model) == shown
