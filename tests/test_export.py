@@ -189,23 +189,36 @@ def test_a_wrong_opset(opset, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path, monkeypatch):
-    path = tmp_path / "m"
-    minidl.export_onnx(minidl.Sequential(minidl.Tanh()), path)
-    old = path.read_bytes()
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        minidl.export_onnx(minidl.Sequential(minidl.ReLU()), path)
-    assert path.read_bytes() == old
-    assert os.listdir(tmp_path) == ["m"]
+@dtypes
+def test_embedding(dtype, tmp_path):
+    """Categories come in the model's dtype; beside other columns, in two tables, alone."""
+    model = minidl.Sequential(
+        minidl.Parallel(
+            minidl.Linear(2, 3), minidl.Embedding(7, 4), minidl.Embedding(300, 2),
+            columns=[2, 1, 2]
+        ),
+        minidl.Linear(11, 3), dtype=dtype, seed=0,
+    )  # fmt: skip
+    session = exported(model, tmp_path / "m")
+    alone = minidl.Sequential(minidl.Flatten(), minidl.Embedding(300, 2, dtype=dtype, seed=0))
+    alone_session = exported(alone, tmp_path / "alone")
+    for rows in ROWS:
+        rng = np.random.default_rng(rows)
+        codes = rng.integers(0, 300, (rows, 2))
+        codes[:2] = [[299, 0]]
+        x = np.column_stack([rng.normal(size=(rows, 2)), rng.integers(0, 7, rows), codes])
+        (found,) = session.run(None, {"x": x.astype(dtype)})
+        assert found.dtype == dtype
+        assert_close(found, model.predict(x.astype(dtype)), RTOL[dtype])
+        (found,) = alone_session.run(None, {"x": codes.astype(dtype)})
+        assert np.array_equal(found, alone.predict(codes))
 
 
 def test_the_table_has_every_layer():
-    assert set(minidl.layers.__all__) - {"Layer"} <= set(EMITTERS)
+    """And each is run: those of `LAYERS`, and Embedding above."""
+    shipped = set(minidl.layers.__all__) - {"Layer"}
+    assert shipped == set(EMITTERS)
+    assert shipped == {type(make()).__name__ for make in LAYERS.values()} | {"Embedding"}
 
 
 def test_without_onnx(monkeypatch, tmp_path):

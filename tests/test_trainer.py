@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import python
+from helpers import optimizers, python
 
 import minidl
 from minidl.kernels.random import permutation
@@ -923,6 +923,38 @@ def test_a_wrong_loss_function_leaves_the_parameters(function, error, message):
 
 
 # Pickle and copy.
+
+
+@optimizers
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
+def test_a_copied_trainer_goes_on_to_the_bit(clone, optimizer):
+    """In the middle of an epoch, with all that has a state."""
+    X, y = make_data()
+    trainer = minidl.Trainer(
+        minidl.Sequential(
+            minidl.Linear(5, 8), minidl.BatchNorm1d(8), minidl.ReLU(), minidl.Dropout(0.3),
+            minidl.Linear(8, 3), seed=0,
+        ),
+        optimizer=optimizer.make(), clip_grad_norm=1.0, accumulate=2, ema_decay=0.9,
+        metrics=["f1"], scheduler=minidl.ReduceLROnPlateau(patience=0, threshold=0.5,
+                                                           monitor="loss"),
+    )  # fmt: skip
+
+    class Stop(minidl.Callback):
+        every = 7
+
+        def on_train_batch_end(self, step, logs):
+            self.trainer.stop_training = True
+
+    trainer.fit(X, y, epochs=9, batch_size=8, seed=0, callbacks=[Stop()])
+    assert trainer.progress.batch > 0
+    twin = clone(trainer)
+    for one in (trainer, twin):
+        one.fit(X, y, epochs=3, batch_size=8)
+    assert bits(twin.model) == bits(trainer.model)
+    assert bits(twin.ema_model()) == bits(trainer.ema_model())
+    assert twin.history.history == trainer.history.history
+    assert (twin.step, twin.epoch, twin.lr) == (trainer.step, trainer.epoch, trainer.lr)
 
 
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t))])
