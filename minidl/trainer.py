@@ -269,14 +269,9 @@ class Trainer:
 
     def _set_optimizer(self, program: Program) -> None:
         """Tell a program the optimizer's numbers, for updates whose rates it is not told."""
-        numbers = self.optimizer.numbers() | {"lr": self.lr}
-        momentum = None
-        if self.scheduler is not None:
-            momentum = self.scheduler.momentum(self._time)
-        if momentum is not None:
-            numbers["beta1"] = momentum
         program.set_optimizer(
-            **numbers,
+            **self.optimizer.numbers() | {"lr": self.lr},
+            scheduled=self.scheduler.momentum(self._time) if self.scheduler else None,
             clip=self.clip_grad_value or 0.0,
             accumulate=self.accumulate,
             groups=self.optimizer.rates(),

@@ -8,7 +8,8 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import assert_close, same_bits
+from helpers import OPTIMIZERS as ALL_OPTIMIZERS
+from helpers import assert_close, optimizers, same_bits, torch_scalars
 
 import minidl
 from minidl import schedulers
@@ -600,6 +601,76 @@ def test_parameters_after_30_steps_are_pytorchs(case, name, arguments):
         schedule.step()
     theirs = np.concatenate([v.numpy().ravel() for v in net.state_dict().values()])
     assert np.abs(values(ours) - theirs).max() < 1e-10
+
+
+ALWAYS = [
+    ("CosineAnnealingLR", {"T_max": 30}),
+    ("OneCycleLR", {"max_lr": 0.02, "total_steps": 30}),
+    ("OneCycleLR", {"max_lr": 0.02, "total_steps": 30, "cycle_momentum": False}),
+]
+always = pytest.mark.parametrize("case", ALWAYS, ids=shown)
+
+
+def batch(step):
+    """Rows and targets of a step, in order."""
+    rows = slice(step % 6 * 10, step % 6 * 10 + 10)
+    return X[rows], Y[rows]
+
+
+@optimizers
+@always
+def test_every_optimizer_follows_a_schedule(optimizer, case):
+    """In one run, in several, and step by step: the same bits."""
+    whole, parts, steps = (trainer(make(case, interval="step"), optimizer.make()) for _ in range(3))
+    fit(whole, 5, shuffle=False)
+    for _ in range(5):
+        fit(parts, 1, shuffle=False, total_epochs=5)
+    for step in range(30):
+        steps.train_step(*batch(step))
+    assert same_bits(values(parts), values(whole))
+    assert same_bits(values(steps), values(whole))
+
+
+def unlike(optimizer, case):
+    """True where the docstrings say that a momentum is not as in PyTorch."""
+    if case[0] != "OneCycleLR" or not case[1].get("cycle_momentum", True):
+        return False
+    without = optimizer.name == "RMSprop" and "momentum" not in optimizer.params
+    return without or optimizer.name in ("Adagrad", "NAdam")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "case"),
+    [(o, c) for o in ALL_OPTIMIZERS for c in ALWAYS if o.name != "Lion" and not unlike(o, c)],
+    ids=shown,
+)
+def test_every_optimizer_follows_a_schedule_as_pytorchs(optimizer, case):
+    torch = pytest.importorskip("torch")
+    ours = trainer(make(case, interval="step"), optimizer.make())
+    net = minidl.to_torch(ours.model)
+    fit(ours, 5, shuffle=False)
+    with torch_scalars("float64"):
+        theirs = getattr(torch.optim, optimizer.name)(net.parameters(), **optimizer.params)
+        schedule = make_torch(case, theirs)
+        for step in range(30):
+            x, y = map(torch.tensor, batch(step))
+            theirs.zero_grad()
+            torch.nn.MSELoss()(net(x), y).backward()
+            theirs.step()
+            schedule.step()
+    expected = np.concatenate([v.numpy().ravel() for v in net.state_dict().values()])
+    assert np.abs(values(ours) - expected).max() < 1e-10
+
+
+@pytest.mark.parametrize("optimizer", [minidl.Adagrad, minidl.RMSprop], ids=shown)
+def test_without_a_momentum_a_cycle_moves_the_rate_alone(optimizer):
+    results = []
+    for cycle_momentum in (True, False):
+        schedule = minidl.OneCycleLR(0.02, 30, cycle_momentum=cycle_momentum)
+        trained = trainer(schedule, optimizer())
+        fit(trained, 5)
+        results.append(values(trained))
+    assert same_bits(*results)
 
 
 @pytest.mark.parametrize("interval", ["epoch", "step"])

@@ -27,6 +27,7 @@ class Program:
         eps: float = 0.0,
         extra: float = 0.0,
         variant: bool = False,
+        scheduled: float | None = None,
         clip: float = 0.0,
         accumulate: int = 1,
         groups: Sequence[tuple[float, float]] | None = None,

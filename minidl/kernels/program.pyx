@@ -347,11 +347,11 @@ cdef class Program:
 
     def set_optimizer(self, *, int kind, double lr, double weight_decay, double beta1=0.0,
                       double beta2=0.0, double eps=0.0, double extra=0.0, bint variant=False,
-                      double clip=0.0, Py_ssize_t accumulate=1, groups=None):
+                      scheduled=None, double clip=0.0, Py_ssize_t accumulate=1, groups=None):
         """Numbers of the optimizer from the next update on.
 
         What `beta1`, `beta2`, `extra` and `variant` mean depends on the kind: see `optimizer.pxd`.
-        `clip` bounds each element of the gradient, 0: none. `groups` are (factor of lr,
+        `scheduled` is what a schedule has in place of `beta1`, None: nothing. `clip` bounds each element of the gradient, 0: none. `groups` are (factor of lr,
         weight_decay) of each group of parameters; default: one.
         """
         cdef State* s = &self.state
@@ -362,18 +362,18 @@ cdef class Program:
             s.product_step = self.frame.product_step = 0
         s.optimizer = Optimizer(kind, variant, beta1, beta2, eps, extra, clip)
         s.lr = lr
-        s.beta1 = beta1
+        s.beta1 = beta1 if scheduled is None else scheduled
         s.accumulate = accumulate
         s.groups = len(groups)
         for i, (factor, decay) in enumerate(groups):
-            s.rate[i] = Rate(factor, decay, beta1)
+            s.rate[i] = Rate(factor, decay, s.beta1)
         self.set_rates(None, 0)
 
     def set_rates(self, rates, Py_ssize_t first):
         """Rates of the updates from `first` on: a C-contiguous float64 array (updates, 2).
 
-        Its columns are lr and beta1 (NaN: the optimizer's own). A run ends where they end. None:
-        lr and beta1 of `set_optimizer`, from here on.
+        Its columns are lr and beta1 (NaN: that of `set_optimizer`). A run ends where they end. None:
+        those of `set_optimizer`, from here on.
         """
         cdef uintptr_t where = 0 if rates is None else rates.ctypes.data
         self.rates = rates

@@ -132,7 +132,8 @@ class Optimizer:
 
     def numbers(self) -> dict[str, Any]:
         """Arguments of `Program.set_optimizer`."""
-        return {"kind": KINDS[self._kind], "lr": self.lr, "weight_decay": self.weight_decay}
+        shared = {"lr": self.lr, "weight_decay": self.weight_decay, "beta1": 0.0}
+        return {"kind": KINDS[self._kind], **shared}
 
     def rates(self) -> list[tuple[float, float]]:
         """Factor of lr, and weight_decay, of each group; the optimizer's own come first."""
