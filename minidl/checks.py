@@ -308,6 +308,13 @@ def one(value: Any, only: int, name: str) -> None:
         raise ValueError(f"{name}: expected {only}, got {value!r}")
 
 
+def flag(value: Any, name: str) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def categories(
     parts: Sequence[Array],
     wanted: Iterable[tuple[int, int, int]],

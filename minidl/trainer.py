@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,9 +50,23 @@ def _parts(data: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def _bound(value: float | None, name: str) -> float | None:
+def _bound(value: Any, name: str) -> float | None:
     """A positive number, or None."""
     return None if value is None else checks.number(value, name, 0, open_low=True)
+
+
+def _decay(value: Any, name: str) -> float | None:
+    """A decay of an average, or None."""
+    return None if value is None else checks.number(value, name, 0, 1, open_high=True)
+
+
+# What numbers of a trainer must be, when they are given and when they are changed.
+CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "clip_grad_norm": _bound,
+    "clip_grad_value": _bound,
+    "accumulate": partial(checks.count, least=1),
+    "ema_decay": _decay,
+}
 
 
 class Trainer:
@@ -128,14 +143,12 @@ class Trainer:
         self.loss = CrossEntropyLoss() if loss is None else as_loss(loss)
         self.optimizer = Adam() if optimizer is None else optimizer
         if not isinstance(self.optimizer, Optimizer):
-            raise TypeError(f"optimizer: expected an Optimizer, got {type(optimizer).__name__}")
+            raise TypeError(f"optimizer: expected an Optimizer, got {optimizer!r}")
         self.scheduler = None if scheduler is None else as_scheduler(scheduler)
         self.metrics = as_metrics(metrics)
-        self.clip_grad_norm = _bound(clip_grad_norm, "clip_grad_norm")
-        self.clip_grad_value = _bound(clip_grad_value, "clip_grad_value")
-        self.accumulate = checks.count(accumulate, "accumulate", 1)
-        if ema_decay is not None:
-            ema_decay = checks.number(ema_decay, "ema_decay", 0, 1, open_high=True)
+        self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_value = clip_grad_value
+        self.accumulate = accumulate
         self.ema_decay = ema_decay
         self.stop_training = False
         self.history = History()
@@ -146,6 +159,14 @@ class Trainer:
         self.resumed_callbacks: list[tuple[str, dict[str, Any]]] = []
         self._programs: dict[str, tuple[Any, BatchProgram]] = {}
         self._busy = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check a number; while training they stay, since the program is made for them."""
+        if name in CHECKS:
+            value = CHECKS[name](value, name)
+            if self.__dict__.get("_busy"):
+                raise AttributeError(f"{name}: cannot be changed while training")
+        super().__setattr__(name, value)
 
     @property
     def epoch(self) -> int:

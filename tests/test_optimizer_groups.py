@@ -95,6 +95,28 @@ def test_no_decay_of_bias_and_norm(name, dtype):
     assert not same_bits(results[0]["1.weight"], results[2]["1.weight"])
 
 
+class Own(minidl.Layer):
+    """A layer of the user's: a matrix and a vector."""
+
+    def __init__(self):
+        super().__init__("float64")
+        self.add_parameter("matrix", np.ones((3, 2)))
+        self.add_parameter("vector", np.ones(3))
+
+
+def test_all_matrices_decay():
+    """However they are held."""
+    model = minidl.Sequential(
+        minidl.Embedding(3, 2), minidl.Linear(2, 9), minidl.LayerNorm(9), minidl.PReLU(9),
+        minidl.RMSNorm(9), minidl.BatchNorm1d(9), minidl.Linear(9, 1), Own(), dtype="float64",
+    )  # fmt: skip
+    for parameter in model.parameters():
+        parameter[...] = 1.0
+    minidl.SGD(lr=0.1, weight_decay=0.5, decay_bias_and_norm=False).step(model)
+    decayed = {name for name, p in model.named_parameters() if p.trainable and (p.array != 1).any()}
+    assert decayed == {"0.weight", "1.weight", "6.weight", "7.matrix"}
+
+
 @named
 @dtypes
 def test_groups_by_hand_give_the_bits_of_train_step(name, dtype):
@@ -119,24 +141,18 @@ def test_groups_give_equal_bits_on_any_threads(dtype):
     for_all_threads(run)
 
 
-def test_a_lower_rate_given_to_the_program_scales_all_groups():
-    """As a schedule does; an lr that is set by hand is the optimizer's own alone."""
+def test_a_schedule_scales_all_groups():
+    """As PyTorch's do that multiply; an lr that is set by hand is the optimizer's own alone."""
 
-    def trained(lr, groups, scheduled=None):
+    def trained(lr, groups, scheduler=None):
         model = network("float64")
-        trainer = minidl.Trainer(model, optimizer=minidl.SGD(lr=lr, groups=groups))
-        if scheduled is not None:
-            trainer.optimizer.numbers = lambda: {
-                **minidl.SGD.numbers(trainer.optimizer), "lr": scheduled
-            }  # fmt: skip
-        loss = minidl.CrossEntropyLoss()
+        optimizer = minidl.SGD(lr=lr, groups=groups)
+        trainer = minidl.Trainer(model, optimizer=optimizer, scheduler=scheduler)
         for x, y in batches("float64", 10):
-            loss(model(x), y)
-            model.backward(loss.backward())
-            trainer.optimizer.step(model)
+            trainer.train_step(x, y)
         return model.state_dict()
 
-    one = trained(0.2, [{"params": "0.*", "lr": 0.1}], scheduled=0.02)
+    one = trained(0.2, [{"params": "0.*", "lr": 0.1}], lambda epoch: 0.1)
     other = trained(0.02, [{"params": "0.*", "lr": 0.01}])
     assert_same_parameters(one, other, "float64")
     model = network("float64")

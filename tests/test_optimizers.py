@@ -429,6 +429,45 @@ def test_arguments_that_states_are_made_for_cannot_change():
             setattr(optimizer, name, True)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value", "message"),
+    [
+        (minidl.SGD(), "lr", -0.1, r"^lr: expected a number in \[0, inf\), got -0.1"),
+        (minidl.SGD(), "lr", "0.1", "^lr: expected a number"),
+        (minidl.SGD(), "lr", None, "^lr: expected a number"),
+        (minidl.SGD(), "weight_decay", np.nan, "^weight_decay: expected a number"),
+        (minidl.SGD(), "momentum", 1.0, "^momentum: expected a number"),
+        (minidl.SGD(), "dampening", 2.0, "^dampening: expected a number"),
+        (minidl.SGD(), "nesterov", "no", "^nesterov: expected True or False, got 'no'"),
+        (minidl.Adam(), "betas", (0.9, 1.0), r"^betas\[1\]: expected a number"),
+        (minidl.Adam(), "betas", 0.9, "^betas: expected two numbers"),
+        (minidl.AdamW(), "eps", 0.0, "^eps: expected a number"),
+        (minidl.NAdam(), "momentum_decay", -1.0, "^momentum_decay: expected a number"),
+        (minidl.RAdam(), "decoupled_weight_decay", 1, "^decoupled_weight_decay: expected True"),
+        (minidl.RMSprop(), "alpha", 1.0, "^alpha: expected a number"),
+        (minidl.Adagrad(), "lr_decay", -1.0, "^lr_decay: expected a number"),
+        (minidl.Lion(), "betas", (-0.1, 0.9), r"^betas\[0\]: expected a number"),
+    ],
+)
+def test_a_change_is_checked_as_the_argument_is(optimizer, name, value, message):
+    before = repr(optimizer)
+    with pytest.raises(ValueError, match=message):
+        setattr(optimizer, name, value)
+    assert repr(optimizer) == before
+    with pytest.raises(ValueError, match=message):
+        type(optimizer)(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "LR", "beta1", "betas"])
+def test_a_name_that_is_none_cannot_be_set(name):
+    """It would change nothing."""
+    optimizer = minidl.SGD()
+    message = f"^{name}: SGD has lr, weight_decay, .*, nesterov$"
+    with pytest.raises(AttributeError, match=message):
+        setattr(optimizer, name, 0.5)
+    assert name not in optimizer.config()
+
+
 @optimizers
 def test_config_makes_an_equal_optimizer(optimizer):
     given = optimizer.make()

@@ -196,6 +196,41 @@ def test_stop_training_ends_after_the_epoch():
     assert len(trainer.fit(*make_data(), epochs=2)) == 2  # the next fit starts afresh
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("clip_grad_norm", 0.0, r"^clip_grad_norm: expected a number in \(0, inf\), got 0.0"),
+        ("clip_grad_value", -1.0, "^clip_grad_value: expected a number"),
+        ("accumulate", 0, "^accumulate: expected an integer of at least 1, got 0"),
+        ("accumulate", 1.5, "^accumulate: expected an integer of at least 1, got 1.5"),
+        ("ema_decay", 1.0, r"^ema_decay: expected a number in \[0, 1\), got 1.0"),
+    ],
+)
+def test_a_change_is_checked_as_the_argument_is(name, value, message):
+    X, y = make_data()
+    trainer = minidl.Trainer(make_model())
+    with pytest.raises(ValueError, match=message):
+        setattr(trainer, name, value)
+    with pytest.raises(ValueError, match=message):
+        minidl.Trainer(make_model(), **{name: value})
+    trainer.train_step(X, y)
+
+
+@pytest.mark.parametrize("name", ["clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay"])
+def test_what_the_program_is_made_for_stays_while_it_runs(name):
+    trainer, values = minidl.Trainer(make_model()), []
+
+    def change(trainer):
+        with pytest.raises(AttributeError, match=f"^{name}: cannot be changed while training"):
+            setattr(trainer, name, 2 if name == "accumulate" else 0.5)
+        values.append(getattr(trainer, name))
+
+    trainer.fit(*make_data(), callbacks=[Do(change)])
+    assert values == [1 if name == "accumulate" else None]
+    setattr(trainer, name, 2 if name == "accumulate" else 0.5)
+    trainer.fit(*make_data())
+
+
 def test_a_callback_can_change_the_learning_rate():
     def freeze(trainer):
         trainer.optimizer.lr = 0.0

@@ -351,8 +351,9 @@ cdef class Program:
         """Numbers of the optimizer from the next update on.
 
         What `beta1`, `beta2`, `extra` and `variant` mean depends on the kind: see `optimizer.pxd`.
-        `scheduled` is what a schedule has in place of `beta1`, None: nothing. `clip` bounds each element of the gradient, 0: none. `groups` are (factor of lr,
-        weight_decay) of each group of parameters; default: one.
+        `scheduled` is what a schedule has in place of `beta1`, None: nothing. `clip` bounds each
+        element of the gradient, 0: none. `groups` are (factor of lr, weight_decay) of each group of
+        parameters; default: one.
         """
         cdef State* s = &self.state
         groups = [(1.0, weight_decay)] if groups is None else groups
@@ -372,8 +373,8 @@ cdef class Program:
     def set_rates(self, rates, Py_ssize_t first):
         """Rates of the updates from `first` on: a C-contiguous float64 array (updates, 2).
 
-        Its columns are lr and beta1 (NaN: that of `set_optimizer`). A run ends where they end. None:
-        those of `set_optimizer`, from here on.
+        Its columns are lr and beta1 (NaN: that of `set_optimizer`). A run ends where they end.
+        None: those of `set_optimizer`, from here on.
         """
         cdef uintptr_t where = 0 if rates is None else rates.ctypes.data
         self.rates = rates

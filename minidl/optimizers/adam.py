@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minidl import checks
-from minidl.optimizers.base import Optimizer, as_betas
+from minidl.optimizers.base import AT_LEAST_0, POSITIVE, Optimizer, two_decays
 
 
 class Adam(Optimizer):
@@ -37,6 +37,9 @@ class Adam(Optimizer):
     Adam(lr=0.01, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-08, amsgrad=False)
     """
 
+    arguments = Optimizer.arguments | {
+        "betas": two_decays, "eps": POSITIVE, "amsgrad": checks.flag,
+    }  # fmt: skip
     fixed = (*Optimizer.fixed, "amsgrad")
     _kind = "Adam"
 
@@ -52,9 +55,9 @@ class Adam(Optimizer):
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, decay_bias_and_norm, groups)
-        self.betas = as_betas(betas)
-        self.eps = checks.number(eps, "eps", 0, open_low=True)
-        self.amsgrad = bool(amsgrad)
+        self.betas = betas
+        self.eps = eps
+        self.amsgrad = amsgrad
 
     @property
     def moments(self) -> int:
@@ -136,6 +139,9 @@ class RAdam(Optimizer):
     (0.9, 0.999)
     """
 
+    arguments = Optimizer.arguments | {
+        "betas": two_decays, "eps": POSITIVE, "decoupled_weight_decay": checks.flag,
+    }  # fmt: skip
     _kind = "RAdam"
 
     def __init__(
@@ -150,9 +156,9 @@ class RAdam(Optimizer):
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, decay_bias_and_norm, groups)
-        self.betas = as_betas(betas)
-        self.eps = checks.number(eps, "eps", 0, open_low=True)
-        self.decoupled_weight_decay = bool(decoupled_weight_decay)
+        self.betas = betas
+        self.eps = eps
+        self.decoupled_weight_decay = decoupled_weight_decay
 
     def numbers(self) -> dict[str, Any]:
         """Arguments of `Program.set_optimizer`."""
@@ -195,6 +201,7 @@ class NAdam(RAdam):
     0.002
     """
 
+    arguments = RAdam.arguments | {"momentum_decay": AT_LEAST_0}
     _kind = "NAdam"
 
     def __init__(
@@ -213,7 +220,7 @@ class NAdam(RAdam):
             lr, betas, eps, weight_decay, decoupled_weight_decay,
             decay_bias_and_norm=decay_bias_and_norm, groups=groups,
         )  # fmt: skip
-        self.momentum_decay = checks.number(momentum_decay, "momentum_decay", 0)
+        self.momentum_decay = momentum_decay
 
     def numbers(self) -> dict[str, Any]:
         """Arguments of `Program.set_optimizer`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, TypeAlias
 
 from minidl import checks
 from minidl.kernels.operations import KINDS as OPERATIONS
@@ -12,8 +13,22 @@ from minidl.kernels.optimizer import KINDS
 from minidl.kernels.program import Program
 from minidl.layers.base import Layer
 from minidl.memory import Array
-from minidl.optimizers.groups import Groups, as_groups, check_patterns, group_of
+from minidl.optimizers.groups import as_groups, check_count, check_patterns, group_of
 from minidl.parameters import Parameter, Store
+
+# What an argument must be: a function of value and name, which returns the value or raises.
+Check: TypeAlias = "Callable[[Any, str], Any]"
+AT_LEAST_0: Check = partial(checks.number, low=0)
+POSITIVE: Check = partial(checks.number, low=0, open_low=True)
+DECAY: Check = partial(checks.number, low=0, high=1, open_high=True)
+
+
+def two_decays(value: Any, name: str) -> tuple[float, float]:
+    """Two decays of averages."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise ValueError(f"{name}: expected two numbers, got {value!r}")
+    first, second = (DECAY(one, f"{name}[{i}]") for i, one in enumerate(value))
+    return first, second
 
 
 class OptimizerState:
@@ -85,7 +100,11 @@ class Optimizer:
     >>> trainer = minidl.Trainer(model, optimizer=slow)
     """
 
-    fixed: tuple[str, ...] = ("decay_bias_and_norm", "groups")  # arguments that cannot change
+    arguments: ClassVar[dict[str, Check]] = {
+        "lr": AT_LEAST_0, "weight_decay": AT_LEAST_0, "decay_bias_and_norm": checks.flag,
+        "groups": as_groups,
+    }  # fmt: skip
+    fixed: tuple[str, ...] = ("decay_bias_and_norm", "groups")  # of them, those that cannot change
     _kind = ""  # its name in the kernel
 
     def __init__(
@@ -95,20 +114,23 @@ class Optimizer:
         decay_bias_and_norm: bool,
         groups: Sequence[Mapping[str, Any]] | None,
     ) -> None:
-        self.lr = checks.number(lr, "lr", 0)
-        self.weight_decay = checks.number(weight_decay, "weight_decay", 0)
-        checks.one_of(decay_bias_and_norm, (True, False), "decay_bias_and_norm")
+        self.lr = lr
+        self.weight_decay = weight_decay
         self.decay_bias_and_norm = decay_bias_and_norm
-        self.groups: Groups | None = None if groups is None else as_groups(
-            groups, split=not decay_bias_and_norm
-        )  # fmt: skip
+        self.groups = groups
+        check_count(self.groups or (), split=not decay_bias_and_norm)
         self._state: OptimizerState | None = None
         self.rates()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Programs and states are made for an optimizer as it is, so some arguments stay."""
+        """Check an argument; some stay, since programs and states are made for them."""
         if name in self.fixed and name in self.__dict__:
             raise AttributeError(f"{name}: cannot be changed; make a new {type(self).__name__}")
+        if not name.startswith("_"):
+            if name not in self.arguments:
+                known = ", ".join(self.arguments)
+                raise AttributeError(f"{name}: {type(self).__name__} has {known}")
+            value = self.arguments[name](value, name)
         super().__setattr__(name, value)
 
     @property
@@ -149,7 +171,7 @@ class Optimizer:
     def group_of(self, name: str, parameter: Parameter) -> int:
         """Index in `rates()` of a parameter."""
         groups = self.groups or []
-        split = not self.decay_bias_and_norm and parameter.layout == "flat"
+        split = not self.decay_bias_and_norm and len(parameter.shape) < 2
         return group_of(groups, name) + (1 + len(groups) if split else 0)
 
     def step(self, model: Layer) -> None:
@@ -188,7 +210,7 @@ class Optimizer:
         >>> minidl.Lion(lr=1e-3).config()["betas"]
         [0.9, 0.99]
         """
-        config = {k: v for k, v in self.__dict__.items() if not k.startswith("_")}
+        config = {name: getattr(self, name) for name in self.arguments}
         if self.groups is not None:
             config["groups"] = [
                 {k: list(v) if k == "params" else v for k, v in group.items()}
@@ -209,13 +231,3 @@ class Optimizer:
             if not k.startswith("_") and (k not in usual or v != usual[k])
         )
         return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def as_betas(betas: Sequence[float]) -> tuple[float, float]:
-    """Two decays of averages."""
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise ValueError(f"betas: expected two numbers, got {betas!r}")
-    first, second = (
-        checks.number(b, f"betas[{i}]", 0, 1, open_high=True) for i, b in enumerate(betas)
-    )
-    return first, second

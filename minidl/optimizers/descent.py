@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from minidl import checks
-from minidl.optimizers.base import Optimizer, as_betas
+from minidl.optimizers.base import AT_LEAST_0, DECAY, POSITIVE, Optimizer, two_decays
 
 
 class SGD(Optimizer):
@@ -37,6 +38,10 @@ class SGD(Optimizer):
     SGD(lr=0.1, weight_decay=0.0, momentum=0.9, dampening=0.0, nesterov=False)
     """
 
+    arguments = Optimizer.arguments | {
+        "momentum": DECAY, "dampening": partial(checks.number, low=0, high=1),
+        "nesterov": checks.flag,
+    }  # fmt: skip
     _kind = "SGD"
 
     def __init__(
@@ -51,9 +56,9 @@ class SGD(Optimizer):
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, decay_bias_and_norm, groups)
-        self.momentum = checks.number(momentum, "momentum", 0, 1, open_high=True)
-        self.dampening = checks.number(dampening, "dampening", 0, 1)
-        self.nesterov = bool(nesterov)
+        self.momentum = momentum
+        self.dampening = dampening
+        self.nesterov = nesterov
         if nesterov and momentum == 0:
             raise ValueError("nesterov: expected False, since momentum is 0, got True")
         if nesterov and dampening > 0:
@@ -100,6 +105,9 @@ class RMSprop(Optimizer):
     3
     """
 
+    arguments = Optimizer.arguments | {
+        "alpha": DECAY, "eps": POSITIVE, "momentum": DECAY, "centered": checks.flag,
+    }  # fmt: skip
     fixed = (*Optimizer.fixed, "momentum", "centered")
     _kind = "RMSprop"
 
@@ -116,10 +124,10 @@ class RMSprop(Optimizer):
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, decay_bias_and_norm, groups)
-        self.alpha = checks.number(alpha, "alpha", 0, 1, open_high=True)
-        self.eps = checks.number(eps, "eps", 0, open_low=True)
-        self.momentum = checks.number(momentum, "momentum", 0, 1, open_high=True)
-        self.centered = bool(centered)
+        self.alpha = alpha
+        self.eps = eps
+        self.momentum = momentum
+        self.centered = centered
 
     @property
     def moments(self) -> int:
@@ -160,6 +168,9 @@ class Adagrad(Optimizer):
     1
     """
 
+    arguments = Optimizer.arguments | {
+        "lr_decay": AT_LEAST_0, "initial_accumulator_value": AT_LEAST_0, "eps": POSITIVE,
+    }  # fmt: skip
     fixed = (*Optimizer.fixed, "initial_accumulator_value")
     _kind = "Adagrad"
 
@@ -175,10 +186,9 @@ class Adagrad(Optimizer):
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, decay_bias_and_norm, groups)
-        self.lr_decay = checks.number(lr_decay, "lr_decay", 0)
-        initial = checks.number(initial_accumulator_value, "initial_accumulator_value", 0)
-        self.initial_accumulator_value = initial
-        self.eps = checks.number(eps, "eps", 0, open_low=True)
+        self.lr_decay = lr_decay
+        self.initial_accumulator_value = initial_accumulator_value
+        self.eps = eps
 
     @property
     def moments(self) -> int:
@@ -221,6 +231,7 @@ class Lion(Optimizer):
     Lion(lr=0.0001, weight_decay=0.1, betas=(0.9, 0.99))
     """
 
+    arguments = Optimizer.arguments | {"betas": two_decays}
     _kind = "Lion"
 
     def __init__(
@@ -233,7 +244,7 @@ class Lion(Optimizer):
         groups: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         super().__init__(lr, weight_decay, decay_bias_and_norm, groups)
-        self.betas = as_betas(betas)
+        self.betas = betas
 
     @property
     def moments(self) -> int:

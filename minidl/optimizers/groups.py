@@ -14,15 +14,21 @@ Groups: TypeAlias = "list[dict[str, Any]]"
 KEYS = ("params", "lr", "weight_decay")
 
 
-def as_groups(groups: Sequence[Mapping[str, Any]], split: bool) -> Groups:
-    """Groups with a list of patterns each; each counts twice if they are `split`."""
+def as_groups(groups: Any, name: str) -> Groups | None:
+    """Groups with a list of patterns each; None stays."""
+    if groups is None:
+        return None
     if not isinstance(groups, (list, tuple)):
-        raise TypeError(f"groups: expected a list of dicts, got {type(groups).__name__}")
+        raise TypeError(f"{name}: expected a list of dicts, got {type(groups).__name__}")
+    return [_as_group(group, f"{name}[{i}]") for i, group in enumerate(groups)]
+
+
+def check_count(groups: Sequence[Any], split: bool) -> None:
+    """Not too many groups; each counts twice if they are `split`."""
     most = MAX_GROUPS // (2 if split else 1) - 1
     if len(groups) > most:
         why = " with decay_bias_and_norm=False" if split else ""
         raise ValueError(f"groups: expected at most {most}{why}, got {len(groups)}")
-    return [_as_group(group, f"groups[{i}]") for i, group in enumerate(groups)]
 
 
 def _as_group(group: Any, name: str) -> dict[str, Any]:
@@ -45,7 +51,7 @@ def _as_group(group: Any, name: str) -> dict[str, Any]:
     return {"params": list(patterns), **rates}
 
 
-def group_of(groups: Groups, name: str) -> int:
+def group_of(groups: Sequence[Mapping[str, Any]], name: str) -> int:
     """Number, from 1, of the first group that has a parameter; 0: none has."""
     if not groups:
         return 0
@@ -57,7 +63,7 @@ def group_of(groups: Groups, name: str) -> int:
     return 0
 
 
-def check_patterns(groups: Groups, names: Sequence[str]) -> None:
+def check_patterns(groups: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     """Every pattern must match one of the names."""
     for i, group in enumerate(groups):
         for pattern in group["params"]:
