@@ -338,26 +338,38 @@ class LossCase(NamedTuple):
             params["sample_weight"] = sample_weight
         return self.baseline(prediction.astype(np.float64), y, **params)
 
+    def function_of_torch(self, p, y, **more):
+        """PyTorch's function of tensors."""
+        import torch
+
+        params = {
+            k: torch.tensor(v, dtype=p.dtype) if isinstance(v, np.ndarray) else v
+            for k, v in self.params_for(p.shape[1]).items()
+        }
+        f = self.torch if callable(self.torch) else getattr(torch.nn.functional, self.torch)
+        return f(p, y, **params | more)
+
+    def rows_in_torch(self, p, y):
+        """The loss of each row, and what the row counts in the mean, as tensors."""
+        import torch
+
+        each = self.function_of_torch(p, y, reduction="none")
+        if each.ndim == 2:
+            each = each.sum(1) if self.by_rows else each.mean(1)
+        if self.name == "CrossEntropyLoss" and "weight" in self.params and y.ndim == 1:
+            return each, torch.tensor(self.params_for(p.shape[1])["weight"], dtype=p.dtype)[y]
+        return each, torch.ones(len(y), dtype=p.dtype)
+
     def in_torch(self, prediction, y, sample_weight=None):
         """Loss and gradient of PyTorch."""
         torch = pytest.importorskip("torch")
         p, y = torch.tensor(prediction, requires_grad=True), torch.tensor(y)
-        params = {
-            k: torch.tensor(v, dtype=p.dtype) if isinstance(v, np.ndarray) else v
-            for k, v in self.params_for(prediction.shape[1]).items()
-        }
-        f = self.torch if callable(self.torch) else getattr(torch.nn.functional, self.torch)
         if sample_weight is None:
-            loss = f(p, y, **params)
+            loss = self.function_of_torch(p, y)
         else:
             w = torch.tensor(sample_weight)
-            each = f(p, y, **params | {"reduction": "none"})
-            if each.ndim == 2:
-                each = each.sum(1) if self.by_rows else each.mean(1)
-            loss = (w * each).sum()
-            if self.name == "CrossEntropyLoss" and "weight" in params and y.ndim == 1:
-                w = w * params["weight"][y]
-            loss = loss / w.sum()
+            each, count = self.rows_in_torch(p, y)
+            loss = (w * each).sum() / (w * count).sum()
         loss.backward()
         return loss.item(), p.grad.numpy()
 
