@@ -443,6 +443,10 @@ def test_losses_that_are_others(dtype):
         (lambda: minidl.PoissonNLLLoss(eps=0), ValueError, r"^eps: expected a number in \(0, inf"),
         (lambda: minidl.PoissonNLLLoss()([[0], [0]], [1, -2]), ValueError,
          "^y: expected counts of at least 0, got -2.0 in row 1"),
+        *((lambda loss=loss, name=name: loss(**{name: "mean"}), ValueError,
+           f"^{name}: expected True or False, got 'mean'")
+          for loss, name in [(minidl.PoissonNLLLoss, "log_input"), (minidl.PoissonNLLLoss, "full"),
+                             (minidl.KLDivLoss, "log_target"), (minidl.HingeLoss, "squared")]),
         (lambda: minidl.KLDivLoss("sum"), ValueError, "^reduction: .* 'mean' or 'batchmean', got"),
         (lambda: minidl.KLDivLoss()([[0], [0]], [1, -2]), ValueError,
          "^y: expected probabilities, got -2.0 in row 1"),
@@ -625,7 +629,7 @@ def test_accuracy_with_ties(rows, columns, dtype):
     soft = rng.integers(1, 4, (rows, columns)).astype(dtype)
     uneven = np.arange(1, columns + 1)
     right, soft_right = (first == y).mean(), (first == soft.argmax(axis=1)).mean()
-    for params in ({}, {"batch_size": 7}):
+    for params in ({}, {"batch_size": 7}, {"sample_weight": row_weights(rows)}):
         for loss in (
             minidl.CrossEntropyLoss(),
             minidl.CrossEntropyLoss(uneven, label_smoothing=1.0),
@@ -644,7 +648,7 @@ def test_binary_accuracy(rows, columns, dtype):
     p = rng.integers(-1, 2, (rows, columns)).astype(dtype)  # a logit of 0 says no
     y = rng.integers(0, 2, (rows, columns))
     right = ((p > 0) == (y > 0.5)).mean()
-    for params in ({}, {"batch_size": 7}):
+    for params in ({}, {"batch_size": 7}, {"sample_weight": row_weights(rows)}):
         for loss, targets in (
             (minidl.BCEWithLogitsLoss(), y),
             (minidl.BCEWithLogitsLoss(pos_weight=np.full(columns, 9.0)), y),

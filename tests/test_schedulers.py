@@ -197,6 +197,26 @@ def test_one_cycle_stays_where_it_ends():
     assert set(schedule.momenta(9, 5)) == {0.95}
 
 
+def test_one_cycle_of_epochs_and_steps_is_pytorchs():
+    case = "OneCycleLR", {"max_lr": 0.1, "epochs": 8, "steps_per_epoch": 25}
+    test_rates_are_pytorchs(case)
+    schedule = make(case)
+    assert schedule.length == 200
+    assert repr(schedule) == "OneCycleLR(max_lr=0.1, total_steps=200)"
+    positions = minidl.OneCycleLR(0.1, None, 8, 25, 0.4, "linear")  # PyTorch's order
+    assert (positions.total_steps, positions.pct_start) == (200, 0.4)
+
+
+def test_a_function_in_a_chain_is_a_factor():
+    """PyTorch's LambdaLR undoes what the schedules before it did."""
+    warm_up = minidl.LinearLR(start_factor=0.1, total_iters=10)
+    alone = warm_up.rates(BASE, 0, STEPS) * minidl.LambdaLR(half).rates(1.0, 0, STEPS)
+    for parts in ([warm_up, half], [half, warm_up], [minidl.LambdaLR(half), warm_up]):
+        chain = minidl.ChainedScheduler(parts)
+        assert_close(chain.rates(BASE, 0, STEPS), alone, RTOL)
+        assert chain.length == 10
+
+
 def test_one_cycle_whose_rise_is_one_step():
     """PyTorch divides by 0 there."""
     schedule = minidl.OneCycleLR(1.0, 10, pct_start=0.1)
@@ -421,6 +441,18 @@ BAD = [
     ("OneCycleLR", {"max_lr": 0.0}, "max_lr"),
     ("OneCycleLR", {"max_lr": np.inf}, "max_lr"),
     ("OneCycleLR", {"total_steps": 0}, "total_steps"),
+    (
+        "OneCycleLR",
+        {"total_steps": None},
+        "total_steps: expected an integer, or epochs",
+    ),
+    ("OneCycleLR", {"total_steps": None, "epochs": 3}, "steps_per_epoch: expected an integer"),
+    (
+        "OneCycleLR",
+        {"total_steps": None, "steps_per_epoch": 3},
+        "epochs: expected an integer",
+    ),
+    ("OneCycleLR", {"epochs": 3, "steps_per_epoch": 3}, "total_steps: expected None, since epochs"),
     ("OneCycleLR", {"pct_start": -0.1}, "pct_start"),
     ("OneCycleLR", {"pct_start": 1.1}, "pct_start"),
     ("OneCycleLR", {"anneal_strategy": "cosine"}, "anneal_strategy"),
@@ -456,7 +488,11 @@ BAD = [
     ),
     ("ChainedScheduler", {"schedulers": []}, "schedulers"),
     ("ChainedScheduler", {"schedulers": [minidl.ReduceLROnPlateau()]}, r"schedulers\[0\]"),
-    ("ChainedScheduler", {"schedulers": [minidl.StepLR(1), half]}, r"schedulers\[1\]: .*multipl"),
+    (
+        "ChainedScheduler",
+        {"schedulers": [half, minidl.OneCycleLR(1, 9)]},
+        r"schedulers\[1\]",
+    ),
     ("ChainedScheduler", {"schedulers": [minidl.OneCycleLR(1, 9)]}, r"schedulers\[0\]: .*multipl"),
     ("ChainedScheduler", {"schedulers": [minidl.CosineAnnealingLR(9, 0.1)]}, "multipl"),
     (

@@ -209,7 +209,7 @@ class HingeLoss(Loss):
     arguments = ("squared",)
 
     def __init__(self, *, squared: bool = False) -> None:
-        self.squared = bool(squared)
+        self.squared = checks.flag(squared, "squared")
 
     def numbers(self) -> Numbers:
         """Whether it is squared."""
@@ -256,7 +256,8 @@ class KLDivLoss(Loss):
     def __init__(self, reduction: str = "mean", *, log_target: bool = False) -> None:
         if reduction not in ("mean", "batchmean"):
             raise ValueError(f"reduction: expected 'mean' or 'batchmean', got {reduction!r}")
-        self.reduction, self.log_target = reduction, bool(log_target)
+        self.reduction = reduction
+        self.log_target = checks.flag(log_target, "log_target")
 
     def numbers(self) -> Numbers:
         """Whether the targets are logarithms, and whether columns are summed."""

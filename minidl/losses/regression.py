@@ -181,9 +181,10 @@ class PoissonNLLLoss(Loss):
     arguments = ("log_input", "full", "eps")
 
     def __init__(self, log_input: bool = True, full: bool = False, *, eps: float = 1e-8) -> None:
-        self.log_input, self.full = bool(log_input), bool(full)
+        self.log_input = checks.flag(log_input, "log_input")
+        self.full = checks.flag(full, "full")
         self.eps = checks.number(eps, "eps", 0, open_low=True)
-        self.kind = KINDS["PoissonNLLLoss" if log_input else "PoissonNLLLossRate"]
+        self.kind = KINDS["PoissonNLLLoss" if self.log_input else "PoissonNLLLossRate"]
 
     def numbers(self) -> Numbers:
         """Whether Stirling's term is wanted, and eps."""

@@ -119,14 +119,14 @@ class SequentialLR(_Composed):
 class ChainedScheduler(_Composed):
     """Several schedules at once: the optimizer's rate times the factor of each.
 
-    It takes schedules that multiply the rate: those of `StepLR` and its like, `CosineAnnealingLR`
+    It takes schedules that multiply the rate: `StepLR` and its like, functions, `CosineAnnealingLR`
     with ``eta_min=0``, and chains of them. (PyTorch chains others, too, but some of those then
-    undo what the others did. So does its `CosineAnnealingLR` after `T_max`; here the product goes
-    on.)
+    undo what the others did. So do its `LambdaLR`, and its `CosineAnnealingLR` after `T_max`; here
+    it is a product always.)
 
     Parameters
     ----------
-    schedulers : list of Scheduler
+    schedulers : list of Scheduler or function
         They count what this one counts: an interval of their own that is another is an error.
     interval : {"epoch", "step"}, default "epoch"
         What t counts.

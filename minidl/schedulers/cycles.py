@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,21 @@ from minidl.schedulers.base import Rates, Scheduler, Times
 def _cosine(base: float, eta_min: float, share: Rates) -> Rates:
     """From `base` to `eta_min` as share goes from 0 to 1, and back as it goes on to 2."""
     return eta_min + (base - eta_min) * (1 + np.cos(np.pi * share)) / 2
+
+
+def _steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
+    """Steps of a cycle, given in one way or the other."""
+    if epochs is None and steps_per_epoch is None:
+        if total_steps is None:
+            raise ValueError("total_steps: expected an integer, or epochs and steps_per_epoch")
+        return checks.positive_int(total_steps, "total_steps")
+    if total_steps is not None:
+        raise ValueError(
+            f"total_steps: expected None, since epochs or steps_per_epoch are given, got "
+            f"{total_steps!r}"
+        )
+    of_epoch = checks.positive_int(steps_per_epoch, "steps_per_epoch")
+    return checks.positive_int(epochs, "epochs") * of_epoch
 
 
 class CosineAnnealingLR(Scheduler):
@@ -123,8 +139,10 @@ class OneCycleLR(Scheduler):
     ----------
     max_lr : float
         Greater than 0.
-    total_steps : int
+    total_steps : int, optional
         Steps of the cycle: those of the whole training.
+    epochs, steps_per_epoch : int, optional
+        In place of `total_steps`, their product.
     pct_start : float in [0, 1], default 0.3
         The share of the steps in which the rate goes up.
     anneal_strategy : {"cos", "linear"}, default "cos"
@@ -165,7 +183,9 @@ class OneCycleLR(Scheduler):
     def __init__(
         self,
         max_lr: float,
-        total_steps: int,
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
         pct_start: float = 0.3,
         anneal_strategy: str = "cos",
         cycle_momentum: bool = True,
@@ -179,20 +199,18 @@ class OneCycleLR(Scheduler):
     ) -> None:
         super().__init__(interval)
         self.max_lr = checks.number(max_lr, "max_lr", 0, open_low=True)
-        self.total_steps = checks.positive_int(total_steps, "total_steps")
+        self.total_steps = _steps(total_steps, epochs, steps_per_epoch)
         self.pct_start = checks.number(pct_start, "pct_start", 0, 1)
         checks.one_of(anneal_strategy, ("cos", "linear"), "anneal_strategy")
         self.anneal_strategy = anneal_strategy
-        checks.one_of(cycle_momentum, (True, False), "cycle_momentum")
-        self.cycle_momentum = cycle_momentum
+        self.cycle_momentum = checks.flag(cycle_momentum, "cycle_momentum")
         self.base_momentum = checks.number(base_momentum, "base_momentum", 0, 1, open_high=True)
         self.max_momentum = checks.number(max_momentum, "max_momentum", 0, 1, open_high=True)
         self.div_factor = checks.number(div_factor, "div_factor", 0, open_low=True)
         self.final_div_factor = checks.number(
             final_div_factor, "final_div_factor", 0, open_low=True
         )
-        checks.one_of(three_phase, (True, False), "three_phase")
-        self.three_phase = three_phase
+        self.three_phase = checks.flag(three_phase, "three_phase")
 
     @property
     def length(self) -> int:

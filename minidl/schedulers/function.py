@@ -35,6 +35,7 @@ class LambdaLR(Scheduler):
     """
 
     arguments = ("lr_lambda",)
+    multiplies = True
 
     def __init__(self, lr_lambda: Callable[[int], float], *, interval: str | None = None) -> None:
         super().__init__(interval)
