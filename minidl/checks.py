@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
@@ -12,14 +14,42 @@ from minidl.memory import Array
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+Check: TypeAlias = "Callable[[Any, str], Any]"  # of a value and its name; gives what is to be kept
+
+MOST = 2**29  # of a size: two of them are a shape that NumPy can at least count
+
+
+class Checked:
+    """Base of what users hold and may change: attributes are checked whenever they are set."""
+
+    _checked: ClassVar[Mapping[str, Check]] = {}
+    _fixed: ClassVar[tuple[str, ...]] = ()  # set once
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what may be set, to what fits."""
+        if name in self._fixed and name in self.__dict__:
+            raise AttributeError(f"{name}: cannot be changed; make a new {type(self).__name__}")
+        check = self._checked.get(name)
+        super().__setattr__(name, value if check is None else check(value, name))
+
+
+def optional(check: Check) -> Check:
+    """The check, or None as it is."""
+    return lambda value, name: None if value is None else check(value, name)
+
+
+def bounds(low: float, high: float = np.inf, **open_at: bool) -> Check:
+    """The check that a value is a finite number within bounds, as `number` has them."""
+    return lambda value, name: number(value, name, low, high, **open_at)
+
 
 def dtype(which: npt.DTypeLike) -> np.dtype[np.floating]:
-    """float32 or float64."""
+    """float32 or float64; None, which is float64 to NumPy, is neither."""
     for known in (np.dtype(np.float32), np.dtype(np.float64)):
         try:
-            if np.dtype(which) == known:
+            if which is not None and np.dtype(which) == known:
                 return known
-        except TypeError:
+        except (TypeError, ValueError):
             break
     raise ValueError(f"dtype: expected 'float32' or 'float64', got {which!r}")
 
@@ -29,6 +59,43 @@ def positive_int(value: Any, name: str, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
     return int(value)
+
+
+def flag(value: Any, name: str) -> bool:
+    """True or False, of Python or NumPy."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: expected True or False, got {value!r:.200}")
+    return bool(value)
+
+
+def size(value: Any, name: str, least: int = 1) -> int:
+    """An integer that arrays may be large by."""
+    if positive_int(value, name, least) > MOST:
+        raise ValueError(f"{name}: expected an integer of at most 2**29, got {value!r}")
+    return int(value)
+
+
+def path(value: Any, name: str = "path") -> str:
+    """The path of a file, as text."""
+    try:
+        text = os.fsdecode(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected a path, got {type(value).__name__}") from None
+    if not text or "\0" in text:
+        raise ValueError(f"{name}: expected the path of a file, got {text!r}")
+    return text
+
+
+def generator(value: Any, name: str = "rng") -> np.random.Generator:
+    """A generator of NumPy's."""
+    if not isinstance(value, np.random.Generator):
+        raise TypeError(f"{name}: expected a numpy.random.Generator, got {type(value).__name__}")
+    return value
+
+
+def seeded(value: Any, name: str = "seed") -> np.random.Generator:
+    """The generator of a seed, a whole number of any size; of fresh entropy for None."""
+    return np.random.default_rng(None if value is None else positive_int(value, name, 0))
 
 
 def count(value: Any, name: str, least: int = 0) -> int:
@@ -45,6 +112,17 @@ def seed(value: Any, name: str) -> int:
     return int(value)
 
 
+def is_number(value: Any) -> bool:
+    """True for a real number that float64 can hold, NaN and infinity among them; not for bool."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
+
+
 def number(
     value: Any,
     name: str,
@@ -55,18 +133,25 @@ def number(
     open_high: bool = False,
 ) -> float:
     """A finite number within bounds."""
-    ok = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     if (
-        not ok
-        or not np.isfinite(value)
+        not is_number(value)
+        or not math.isfinite(value)
         or not low <= value <= high
         or (open_low and value == low)
         or (open_high and value == high)
     ):
         left, right = "(" if open_low else "[", ")" if open_high or high == np.inf else "]"
         raise ValueError(
-            f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {value!r}"
+            f"{name}: expected a number in {left}{low:g}, {high:g}{right}, got {value!r:.200}"
         )
+    return float(value)
+
+
+def measured(value: Any, name: str) -> float:
+    """A number that was measured: NaN and infinity are possible, and arrays without dimensions."""
+    single = isinstance(value, np.ndarray) and not value.ndim and value.dtype.kind in "fiub"
+    if not single and not is_number(value) and not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected a number, got {value!r:.200}")
     return float(value)
 
 
@@ -88,6 +173,12 @@ def number_or_vector(
     if shape_and_kind(value)[0] == ():
         return number(value, name, low, high, **bounds)
     return vector(value, name, low, high, **bounds)
+
+
+def same_keys(value: Any, own: Mapping[str, Any], name: str) -> None:
+    """A dictionary with the names of another."""
+    if not isinstance(value, Mapping) or set(value) != set(own):
+        raise ValueError(f"{name}: expected a dict of {', '.join(own)}, got {value!r:.200}")
 
 
 def one_each(values: Sequence[float], count: int, name: str, what: str) -> None:
@@ -115,8 +206,8 @@ def _readable(value: Any) -> Any:
 
 def state_value(value: Any, own: Array, name: str) -> Array:
     """A value of a state dict, an array or a tensor of PyTorch's: finite, of the right shape."""
-    array = np.asarray(_readable(value))
-    if array.dtype.kind not in "fiu":
+    array = real(_readable(value), name)
+    if array.dtype.kind == "b":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if own.dtype.kind == "i" and array.dtype.kind == "f":
         raise TypeError(f"{name}: expected an integer, got dtype {array.dtype}")
@@ -306,13 +397,6 @@ def one(value: Any, only: int, name: str) -> None:
     """The only value that an argument may have."""
     if isinstance(value, bool) or value != only:
         raise ValueError(f"{name}: expected {only}, got {value!r}")
-
-
-def flag(value: Any, name: str) -> bool:
-    """True or False."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name}: expected True or False, got {value!r}")
-    return bool(value)
 
 
 def categories(

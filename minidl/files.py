@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from minidl import checks
 from minidl.memory import Array
 
 # errno, json and safetensors are imported where they are used: `import minidl` stays cheap.
@@ -26,7 +27,7 @@ class FormatError(ValueError):
             raise
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError,
                 OverflowError) as error:  # fmt: skip
-            raise cls(f"{path_of(path)}: {type(error).__name__}: {error}") from None
+            raise cls(f"{checks.path(path)}: {type(error).__name__}: {error}") from None
 
 
 class Header(dict[str, str]):
@@ -39,14 +40,6 @@ class Header(dict[str, str]):
         if name not in self and default:
             return default[0]
         return json.loads(self[name])
-
-
-def path_of(path: str | os.PathLike[str]) -> str:
-    """The path as a string."""
-    try:
-        return os.fsdecode(path)
-    except TypeError:
-        raise TypeError(f"path: expected a str or path-like, got {type(path).__name__}") from None
 
 
 def _permissions(path: str) -> int:
@@ -78,7 +71,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     OSError
         It cannot be written, or is a folder or a device; the message names `path`.
     """
-    path = path_of(path)
+    path = checks.path(path)
     try:
         _replace(os.path.realpath(path) if os.path.islink(path) else path, data)
     except OSError as error:  # name what the caller knows, not the file beside it
@@ -137,7 +130,7 @@ def read_safetensors(
     """
     from safetensors import SafetensorError, safe_open
 
-    path = path_of(path)
+    path = checks.path(path)
     _permissions(path)
     with open(path, "rb"):  # what may not be read is an OSError
         pass

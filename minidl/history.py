@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from minidl import checks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAN = float("nan")
+
+
+def _numbers(values: Any) -> dict[str, float]:
+    """Results of an epoch by name."""
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise TypeError(f"values: expected a dict of numbers by name, got {values!r:.200}")
+    return {name: checks.measured(value, f"values[{name!r}]") for name, value in values.items()}
 
 
 class History:
@@ -41,7 +50,7 @@ class History:
     """
 
     def __init__(self, first: int = 0) -> None:
-        self.first = first
+        self.first = checks.count(first, "first")
         self.history: dict[str, list[float]] = {}
 
     @property
@@ -51,12 +60,13 @@ class History:
 
     def append(self, values: dict[str, float]) -> None:
         """Add an epoch's values."""
+        values = _numbers(values)
         epochs = len(self)
         for name in values:
             if name not in self.history:
                 self.history[name] = [NAN] * epochs
         for name, column in self.history.items():
-            column.append(float(values.get(name, NAN)))
+            column.append(values.get(name, NAN))
 
     def merge_last(self, values: dict[str, float]) -> None:
         """Set or add values of the last epoch.
@@ -69,10 +79,10 @@ class History:
         if not len(self):
             raise ValueError("merge_last: expected an epoch to merge into, got an empty history")
         epochs = len(self)
-        for name, value in values.items():
+        for name, value in _numbers(values).items():
             if name not in self.history:
                 self.history[name] = [NAN] * epochs
-            self.history[name][-1] = float(value)
+            self.history[name][-1] = value
 
     def to_dict(self) -> dict[str, Any]:
         """A copy of all of it, as JSON can hold it."""
@@ -89,9 +99,9 @@ class History:
             It is no such dictionary.
         """
         try:
-            history = cls(int(state["first"]))
+            history = cls(state["first"])
             columns = {str(k): [float(x) for x in v] for k, v in state["history"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"state: expected what to_dict gives, got {error!r}") from error
         if len({len(values) for values in columns.values()}) > 1:
             raise ValueError("state: expected columns of equal length")

@@ -18,8 +18,18 @@ from minidl.memory import Array
 Initializer: TypeAlias = "Callable[[tuple[int, ...], np.random.Generator], Array]"
 
 
-def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(fan in, fan out) of a weight of shape (out, in)."""
+def _check(shape: tuple[int, ...], rng: np.random.Generator) -> None:
+    """The arguments that all have."""
+    checks.generator(rng)
+    if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 2):
+        raise ValueError(f"shape: expected (out_features, in_features) or (n,), got {shape!r}")
+    for i, each in enumerate(shape):
+        checks.size(each, f"shape[{i}]", 0)
+
+
+def _fans(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:
+    """(fan in, fan out) of a weight of shape (out, in); of a vector, its length twice."""
+    _check(shape, rng)
     return (shape[1], shape[0]) if len(shape) == 2 else (shape[0], shape[0])
 
 
@@ -27,39 +37,45 @@ def _uniform(shape: tuple[int, ...], rng: np.random.Generator, bound: float) -> 
     return rng.uniform(-bound, bound, shape)
 
 
+def _normal(shape: tuple[int, ...], rng: np.random.Generator, deviation: float) -> Array:
+    return rng.normal(0.0, deviation, shape)
+
+
 def zeros(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """All zeros."""
+    _check(shape, rng)
     return np.zeros(shape)
 
 
 def ones(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """All ones."""
+    _check(shape, rng)
     return np.ones(shape)
 
 
 def kaiming_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """U(-b, b), b = sqrt(6 / fan_in): for ReLU. He et al., ICCV 2015."""
-    return _uniform(shape, rng, math.sqrt(6 / max(_fans(shape)[0], 1)))
+    return _uniform(shape, rng, math.sqrt(6 / max(_fans(shape, rng)[0], 1)))
 
 
 def kaiming_normal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """N(0, 2 / fan_in): for ReLU. He et al., ICCV 2015."""
-    return rng.normal(0.0, math.sqrt(2 / max(_fans(shape)[0], 1)), shape)
+    return _normal(shape, rng, math.sqrt(2 / max(_fans(shape, rng)[0], 1)))
 
 
 def xavier_uniform(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """U(-b, b), b = sqrt(6 / (fan_in + fan_out)): for tanh. Glorot and Bengio, AISTATS 2010."""
-    return _uniform(shape, rng, math.sqrt(6 / max(sum(_fans(shape)), 1)))
+    return _uniform(shape, rng, math.sqrt(6 / max(sum(_fans(shape, rng)), 1)))
 
 
 def xavier_normal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """N(0, 2 / (fan_in + fan_out)): for tanh. Glorot and Bengio, AISTATS 2010."""
-    return rng.normal(0.0, math.sqrt(2 / max(sum(_fans(shape)), 1)), shape)
+    return _normal(shape, rng, math.sqrt(2 / max(sum(_fans(shape, rng)), 1)))
 
 
 def torch_linear(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     """U(-b, b), b = 1 / sqrt(fan_in): the default of torch.nn.Linear, for its weight."""
-    return _uniform(shape, rng, 1 / math.sqrt(max(_fans(shape)[0], 1)))
+    return _uniform(shape, rng, 1 / math.sqrt(max(_fans(shape, rng)[0], 1)))
 
 
 NAMES: dict[str, Initializer] = {
@@ -71,6 +87,6 @@ NAMES: dict[str, Initializer] = {
 
 def get(which: str | Initializer, name: str) -> Initializer:
     """The initializer of a name, or the function itself; `name` is the argument's, for errors."""
-    if callable(which):
+    if callable(which) and not isinstance(which, type):
         return which
     return NAMES[checks.known_name(which, NAMES, name)]

@@ -72,6 +72,9 @@ def available() -> tuple[int, str]:
     return cpus, f"{cpus} CPUs that this process may use"
 
 
+MOST = 2**31 - 1  # OpenMP counts with an int
+
+
 class set_num_threads:
     """Set the most threads that minidl uses from now on.
 
@@ -93,8 +96,8 @@ class set_num_threads:
     """
 
     def __init__(self, n: int | None) -> None:
-        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-            raise ValueError(f"n: expected an integer of at least 1 or None, got {n!r}")
+        if n is not None and (isinstance(n, bool) or not isinstance(n, int) or not 0 < n <= MOST):
+            raise ValueError(f"n: expected an integer from 1 to {MOST} or None, got {n!r}")
         self._before: int = threads.get_requested()
         threads.set_requested(n or 0)
 

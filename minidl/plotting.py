@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from minidl import checks
 from minidl.callbacks.monitor import Monitor
 from minidl.extras import need
 
@@ -30,6 +31,7 @@ def draw(
     from matplotlib.figure import Figure
 
     names = _names(history, metrics)
+    figsize = None if figsize is None else _inches(figsize)
     columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
     rows = -(-len(names) // columns)
     if figsize is None:
@@ -59,13 +61,24 @@ def _names(history: History, metrics: Sequence[str] | None) -> list[str]:
         raise ValueError("plot: expected at least one epoch, got an empty history")
     if metrics is None:
         return sorted(there, key=lambda name: (name != "loss", name == "lr"))
-    if isinstance(metrics, str) or not metrics:
-        raise ValueError(f"metrics: expected names of results, got {metrics!r}")
+    if not isinstance(metrics, (list, tuple)) or not metrics:
+        raise ValueError(f"metrics: expected a list of names of results, got {metrics!r}")
     for name in metrics:
-        if name not in there:
+        if not isinstance(name, str) or name not in there:
             known = ", ".join(map(repr, there))
             raise ValueError(f"metrics: expected some of {known}, got {name!r}")
     return list(metrics)
+
+
+def _inches(figsize: Any) -> tuple[float, float]:
+    """Width and height."""
+    if not isinstance(figsize, (tuple, list)) or len(figsize) != 2:
+        raise ValueError(f"figsize: expected (width, height) in inches, got {figsize!r}")
+    width, height = (
+        checks.number(each, f"figsize[{i}]", 0, 1000, open_low=True)
+        for i, each in enumerate(figsize)
+    )
+    return width, height
 
 
 def _panel(axes: Any, history: History, name: str) -> None:
@@ -101,7 +114,7 @@ def _points(history: History, name: str) -> list[tuple[int, float]]:
 
 def _mark_best(axes: Any, points: list[tuple[int, float]], name: str) -> None:
     """A ring around the best value, the first of equals."""
-    if points:
+    if len(points) > 1:
         choose = min if Monitor(name).mode == "min" else max
         epoch, value = choose(points, key=lambda point: point[1])
         label = f"best: {value:.4g} in epoch {epoch}"

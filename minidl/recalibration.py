@@ -23,6 +23,8 @@ def recalibrate(model: Layer, data: Data, batch_size: int, layers: int) -> None:
     mode: so that at the end all statistics fit together. Sums are in float64; blocks are merged by
     the formula of Chan, Golub and LeVeque (1979).
     """
+    if data.rows is not None:
+        batch_size = min(batch_size, max(data.rows, 1))
     before = model.state_dict()
     try:
         for index in range(layers):

@@ -57,10 +57,22 @@ def save(
     header = {
         "format": FORMAT,
         "architecture": json.dumps(architecture(model)),
-        "metadata": json.dumps(metadata or {}),
+        "metadata": _json({} if metadata is None else metadata),
         "training": json.dumps(model.__dict__.get("training_record")),
     }
     write_safetensors(path, finite_state(model), header)
+
+
+def _json(metadata: Any) -> str:
+    """A dictionary of the user's as JSON."""
+    import json
+
+    if not isinstance(metadata, dict):
+        raise TypeError(f"metadata: expected a dict, got {type(metadata).__name__}")
+    try:
+        return json.dumps(metadata)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"metadata: expected what JSON can hold: {error}") from None
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -50,26 +49,34 @@ def _parts(data: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def _bound(value: Any, name: str) -> float | None:
-    """A positive number, or None."""
-    return None if value is None else checks.number(value, name, 0, open_low=True)
+def _layer(value: Any, name: str) -> Layer:
+    """The model."""
+    if not isinstance(value, Layer):
+        raise TypeError(f"{name}: expected a Layer, got {type(value).__name__}")
+    return value
 
 
-def _decay(value: Any, name: str) -> float | None:
-    """A decay of an average, or None."""
-    return None if value is None else checks.number(value, name, 0, 1, open_high=True)
+def _loss(value: Any, name: str) -> Loss:
+    """The loss, of a name, a function or None too."""
+    if isinstance(value, str):
+        return losses.by_name(value)
+    return CrossEntropyLoss() if value is None else as_loss(value)
 
 
-# What numbers of a trainer must be, when they are given and when they are changed.
-CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "clip_grad_norm": _bound,
-    "clip_grad_value": _bound,
-    "accumulate": partial(checks.count, least=1),
-    "ema_decay": _decay,
-}
+def _optimizer(value: Any, name: str) -> Optimizer:
+    """The optimizer, of a name or None too."""
+    if isinstance(value, str):
+        return optimizers.by_name(value)
+    if value is not None and not isinstance(value, Optimizer):
+        raise TypeError(f"{name}: expected an Optimizer, got {value!r}")
+    return Adam() if value is None else value
 
 
-class Trainer:
+NUMBERS = ("clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay")
+_positive = checks.optional(checks.bounds(0, open_low=True))
+
+
+class Trainer(checks.Checked):
     """Trains a model.
 
     Parameters
@@ -120,6 +127,25 @@ class Trainer:
     True
     """
 
+    # The arguments may be changed between calls of `fit`, and are checked then too.
+    _checked: ClassVar[Mapping[str, checks.Check]] = {
+        "model": _layer,
+        "loss": _loss,
+        "optimizer": _optimizer,
+        "scheduler": checks.optional(as_scheduler),
+        "metrics": lambda value, name: as_metrics(value),
+        "clip_grad_norm": _positive,
+        "clip_grad_value": _positive,
+        "accumulate": lambda value, name: checks.count(value, name, 1),
+        "ema_decay": checks.optional(checks.bounds(0, 1, open_high=True)),
+        "stop_training": checks.flag,
+    }
+    model: Layer
+    loss: Loss
+    optimizer: Optimizer
+    scheduler: Scheduler | None
+    metrics: list[Metric]
+
     def __init__(
         self,
         model: Layer,
@@ -133,40 +159,31 @@ class Trainer:
         accumulate: int = 1,
         ema_decay: float | None = None,
     ) -> None:
-        if not isinstance(model, Layer):
-            raise TypeError(f"model: expected a Layer, got {type(model).__name__}")
-        self.model = model
-        if isinstance(loss, str):
-            loss = losses.by_name(loss)
-        if isinstance(optimizer, str):
-            optimizer = optimizers.by_name(optimizer)
-        self.loss = CrossEntropyLoss() if loss is None else as_loss(loss)
-        self.optimizer = Adam() if optimizer is None else optimizer
-        if not isinstance(self.optimizer, Optimizer):
-            raise TypeError(f"optimizer: expected an Optimizer, got {optimizer!r}")
-        self.scheduler = None if scheduler is None else as_scheduler(scheduler)
-        self.metrics = as_metrics(metrics)
+        self.progress = Progress()
+        parts = {"model": model, "loss": loss, "optimizer": optimizer, "scheduler": scheduler}
+        for name, value in parts.items():
+            setattr(self, name, value)
+        self.metrics = metrics  # type: ignore[assignment]  # made of names and functions
         self.clip_grad_norm = clip_grad_norm
         self.clip_grad_value = clip_grad_value
         self.accumulate = accumulate
         self.ema_decay = ema_decay
         self.stop_training = False
         self.history = History()
-        self.progress = Progress()
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.progress.plateau = self.scheduler.start()
         self.callbacks: Sequence[Callback] = ()
         self.resumed_callbacks: list[tuple[str, dict[str, Any]]] = []
         self._programs: dict[str, tuple[Any, BatchProgram]] = {}
         self._busy = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Check a number; while training they stay, since the program is made for them."""
-        if name in CHECKS:
-            value = CHECKS[name](value, name)
-            if self.__dict__.get("_busy"):
-                raise AttributeError(f"{name}: cannot be changed while training")
+        """Set what may be set, to what fits; the numbers stay while the program that has them runs."""
+        if name in NUMBERS and self.__dict__.get("_busy"):
+            self._checked[name](value, name)
+            raise AttributeError(f"{name}: cannot be changed while training")
         super().__setattr__(name, value)
+        if name == "scheduler":  # begins anew
+            new = self.scheduler
+            self.progress.plateau = new.start() if isinstance(new, ReduceLROnPlateau) else None
 
     @property
     def epoch(self) -> int:
@@ -372,6 +389,7 @@ class Trainer:
         batch_size = checks.count(batch_size, "batch_size", 1)
         if seed is not None:
             seed = checks.positive_int(seed, "seed", 0)
+        shuffle = checks.flag(shuffle, "shuffle")
         checks.one_of(verbose, ("auto", 0, 1), "verbose")
         checks.one_of(last_batch, ("merge", "keep", "drop"), "last_batch")
         callbacks = as_callbacks(callbacks)

@@ -16,8 +16,9 @@ SOURCE = Path(__file__).parents[1] / "minidl"
 # is left out imports nothing of minidl but kernels, or is not imported by minidl itself (cli).
 ORDER = [
     {"kernels"},
-    {"memory", "errors", "extras", "history", "parallel", "changes"},
-    {"checks", "parameters", "summary", "metrics.convert", "files"},
+    {"memory", "errors", "extras", "parallel", "changes"},
+    {"checks", "parameters", "summary", "metrics.convert"},
+    {"files", "history"},
     {"initializers"},
     {"metrics.named"},
     {"metrics.metric"},

@@ -571,7 +571,7 @@ OTHERS = [None, True, -1, 2.5, 10**30, "x", [], [1], [[1]], {}, {"x": 1}, {"x": 
 # What a part may be replaced with, without harm.
 HARMLESS = {
     "scheduler": [None],
-    "metrics": [[], {}],
+    "metrics": [[]],
     "callbacks": [[], {}],
     "training": [None],
 }
@@ -628,7 +628,8 @@ def test_a_value_inside_a_part_that_is_something_else(part, saved):
                 assert str(error).startswith(f"{saved}: ")  # noqa: PT017 (some are harmless)
                 continue
             assert str(resumed.model)
-            with contextlib.suppress(ValueError):  # a loss that does not fit the data
+            # A loss that does not fit the data, a rate far too high.
+            with contextlib.suppress(ValueError, minidl.NonFiniteError):
                 resumed.fit(X, y, batch_size=BATCH)
 
 
@@ -752,8 +753,8 @@ def test_a_file_that_claims_to_be_huge_costs_nothing(tmp_path):
     import tracemalloc
 
     for change in (
-        {"in_features": 10**12}, {"out_features": 10**12},
-        {"in_features": 10**12, "out_features": 10**12},
+        {"in_features": 2**29}, {"out_features": 2**29},
+        {"in_features": 2**29, "out_features": 2**29}, {"in_features": 10**12},
     ):  # fmt: skip
         for write, read in (
             (minidl.save, minidl.load),
@@ -767,7 +768,8 @@ def test_a_file_that_claims_to_be_huge_costs_nothing(tmp_path):
                       header | {"architecture": json.dumps(architecture)})  # fmt: skip
             tracemalloc.start()
             try:
-                with pytest.raises(minidl.FormatError, match=r"0\.weight: expected shape"):
+                said = r"0\.weight: expected shape|in_features: expected .* at most"
+                with pytest.raises(minidl.FormatError, match=said):
                     read(tmp_path / "m")
                 assert tracemalloc.get_traced_memory()[1] < 1 << 20
             finally:

@@ -667,8 +667,7 @@ def test_categories_have_no_gradient_beside_what_has(first, dtype):
 def test_categories_that_float32_does_not_hold():
     with pytest.raises(ValueError, match=r"num_embeddings: expected at most 2\*\*24 .* float32"):
         minidl.Embedding(2**24 + 1, 1)
-    layer = minidl.Embedding(3, 1, dtype="float64")
-    layer.num_embeddings = 2**24 + 1
+    layer = minidl.Embedding(2**24 + 1, 1, dtype="float64")
     with pytest.raises(ValueError, match="num_embeddings: expected at most"):
         minidl.Sequential(layer, dtype="float32")
     assert layer.dtype == "float64"

@@ -92,5 +92,5 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
         raise TypeError(f"callbacks: expected a list of Callback objects, got {got!r}")
     for callback in found:
         if callback.every is not None:
-            checks.positive_int(callback.every, f"{type(callback).__name__}.every")
+            checks.count(callback.every, f"{type(callback).__name__}.every", 1)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import IO, Any
 
+from minidl import checks
 from minidl.callbacks.base import Callback
 
 
@@ -51,11 +52,11 @@ class CSVLogger(Callback):
     def __init__(
         self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False
     ) -> None:
-        self.filename = os.fspath(filename)
+        self.filename = checks.path(filename, "filename")
         if not isinstance(separator, str) or len(separator) != 1 or separator in '\r\n"':
             raise ValueError(f"separator: expected one character, got {separator!r}")
         self.separator = separator
-        self.append = bool(append)
+        self.append = checks.flag(append, "append")
         self._columns: list[str] | None = None
         self._file: IO[str] | None = None
 

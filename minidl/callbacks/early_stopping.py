@@ -80,7 +80,7 @@ class EarlyStopping(Callback):
         if baseline is not None:
             baseline = checks.number(baseline, "baseline", -float("inf"))
         self.baseline = baseline
-        self.restore_best_weights = bool(restore_best_weights)
+        self.restore_best_weights = checks.flag(restore_best_weights, "restore_best_weights")
         self.start_from_epoch = checks.positive_int(start_from_epoch, "start_from_epoch", 0)
         self._reset()
 
@@ -132,7 +132,10 @@ class EarlyStopping(Callback):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave, in the next training."""
+        checks.same_keys(state, self.state(), "state")
+        wait = checks.count(state["wait"], "wait")
+        best = checks.optional(checks.measured)(state["best"], "best")
+        best_epoch = checks.optional(checks.count)(state["best_epoch"], "best_epoch")
         self._reset()
-        self.wait, self.best = state["wait"], state["best"]
-        self.best_epoch = state["best_epoch"]
+        self.wait, self.best, self.best_epoch = wait, best, best_epoch
         self._resumed = True

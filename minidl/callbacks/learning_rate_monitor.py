@@ -35,7 +35,7 @@ class LearningRateMonitor(Callback):
     """
 
     def __init__(self, every: int | None = None) -> None:
-        self.every = None if every is None else checks.positive_int(every, "every")
+        self.every = None if every is None else checks.count(every, "every", 1)
         self.steps: list[int] = []
         self.rates: list[float] = []
 

@@ -77,16 +77,17 @@ class ModelCheckpoint(Callback):
         *,
         checkpoint: bool = False,
     ) -> None:
-        self.filepath = os.fspath(filepath)
+        self.filepath = checks.path(filepath, "filepath")
         _check_fields(self.filepath)
         self.monitor = monitor
         self._monitor = Monitor(monitor, mode)
-        self.save_best_only = bool(save_best_only)
+        self.save_best_only = checks.flag(save_best_only, "save_best_only")
         if isinstance(save_freq, str) and save_freq != "epoch":
             raise ValueError(f"save_freq: expected 'epoch' or a number of steps, got {save_freq!r}")
         self.save_freq = save_freq
-        self.every = None if save_freq == "epoch" else checks.positive_int(save_freq, "save_freq")
-        self.checkpoint = bool(checkpoint)
+        by_epoch = isinstance(save_freq, str)
+        self.every = None if by_epoch else checks.count(save_freq, "save_freq", 1)
+        self.checkpoint = checks.flag(checkpoint, "checkpoint")
         self.best: float | None = None
         self.last_path: str | None = None
 
@@ -138,20 +139,19 @@ class ModelCheckpoint(Callback):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.best = state["best"]
+        checks.same_keys(state, self.state(), "state")
+        self.best = checks.optional(checks.measured)(state["best"], "best")
 
 
-def _check_fields(filepath: Any) -> None:
+def _check_fields(filepath: str) -> None:
     """A string whose fields all have names."""
     from string import Formatter
 
-    if not isinstance(filepath, str):
-        raise TypeError(f"filepath: expected a string or a path, got {filepath!r}")
     try:
         names = [name for _, name, _, _ in Formatter().parse(filepath) if name is not None]
     except ValueError as error:
         raise ValueError(f"filepath: {error}, in {filepath!r}") from error
-    if not filepath or not all(name.isidentifier() for name in names):
+    if not all(name.isidentifier() for name in names):
         raise ValueError(
             f"filepath: expected a path with fields such as {{epoch}}, got {filepath!r}"
         )

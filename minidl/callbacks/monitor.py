@@ -27,8 +27,7 @@ class Monitor:
     def __init__(self, name: str, mode: str = "auto", min_delta: float = 0.0) -> None:
         if not isinstance(name, str):
             raise TypeError(f"monitor: expected a name, got {name!r}")
-        if mode not in MODES:
-            raise ValueError(f"mode: expected 'auto', 'min' or 'max', got {mode!r}")
+        checks.one_of(mode, MODES, "mode")
         self.name = name
         self.mode = _mode_of(name) if mode == "auto" else mode
         self.min_delta = checks.number(min_delta, "min_delta", 0)

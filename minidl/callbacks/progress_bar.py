@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from minidl import checks
+
 
 class ProgressBar:
     """A tqdm bar over the epochs: text on a terminal, a widget in a notebook.
@@ -17,6 +19,7 @@ class ProgressBar:
     def __init__(self, epochs: int) -> None:
         from tqdm.auto import tqdm
 
+        epochs = checks.count(epochs, "epochs")
         self.bar: Any = tqdm(total=epochs, unit="epoch", dynamic_ncols=True)
 
     @staticmethod
@@ -28,6 +31,7 @@ class ProgressBar:
 
     def update(self, epochs: int, logs: dict[str, float]) -> None:
         """Show some more epochs and the last results."""
+        epochs = checks.count(epochs, "epochs")
         if epochs:
             self.bar.set_postfix({k: f"{v:.4g}" for k, v in logs.items()}, refresh=False)
             self.bar.update(epochs)

@@ -50,8 +50,8 @@ class TensorBoard(Callback):
         histogram_freq: int = 0,
     ) -> None:
         need("tensorboard", "tensorboard", "TensorBoard")
-        self.log_dir = os.fspath(log_dir)
-        self.every = None if every is None else checks.positive_int(every, "every")
+        self.log_dir = checks.path(log_dir, "log_dir")
+        self.every = None if every is None else checks.count(every, "every", 1)
         self.histogram_freq = checks.positive_int(histogram_freq, "histogram_freq", 0)
         self._runs: dict[str, Any] = {}
 

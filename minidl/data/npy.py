@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from minidl import checks
+
 
 class NpyFile:
     """Rows of an .npy file, for data larger than memory.
@@ -46,6 +48,8 @@ class NpyFile:
     --------
     >>> import os, tempfile
     >>> import numpy as np
+
+    from minidl import checks
     >>> import minidl
     >>> folder = tempfile.TemporaryDirectory()
     >>> path = os.path.join(folder.name, "X.npy")
@@ -57,7 +61,7 @@ class NpyFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = os.path.abspath(checks.path(path))
         with open(self.path, "rb") as file:
             self.shape, self.dtype = _header(file, self.path)
             self.start = file.tell()  # of the rows

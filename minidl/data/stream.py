@@ -82,7 +82,7 @@ class Stream(Data):
         made, name = self._made, self._names[0]
         if not hasattr(made, "__iter__"):
             made = made()
-        if not isinstance(made, Iterable):
+        if not isinstance(made, Iterable) or isinstance(made, (str, bytes, dict, np.ndarray)):
             raise TypeError(
                 f"{name}: expected a function that returns an iterator of batches, got "
                 f"{type(made).__name__} from it"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from minidl import checks
 from minidl.kernels.activation import KINDS
@@ -59,9 +60,13 @@ class ReLU(Activation):
 class LeakyReLU(Activation):
     """y = x for x > 0, negative_slope * x otherwise (negative_slope >= 0, default 0.01)."""
 
+    _checked: ClassVar[Mapping[str, checks.Check]] = {
+        **Layer._checked, "negative_slope": checks.bounds(0)
+    }  # fmt: skip
+
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        self.negative_slope = checks.number(negative_slope, "negative_slope", 0)
+        self.negative_slope = negative_slope
 
     def numbers(self) -> tuple[float, float]:
         """The parameters of the formula."""
@@ -79,9 +84,11 @@ class LeakyReLU(Activation):
 class ELU(Activation):
     """y = x for x > 0, alpha (e^x - 1) otherwise (alpha >= 0, default 1). Clevert et al., 2015."""
 
+    _checked: ClassVar[Mapping[str, checks.Check]] = {**Layer._checked, "alpha": checks.bounds(0)}
+
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
-        self.alpha = checks.number(alpha, "alpha", 0)
+        self.alpha = alpha
 
     def numbers(self) -> tuple[float, float]:
         """The parameters of the formula."""
@@ -117,10 +124,11 @@ class GELU(Activation):
         The exact form, or x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     """
 
+    _fixed = (*Layer._fixed, "approximate")
+
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
-        if approximate not in ("none", "tanh"):
-            raise ValueError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
+        checks.one_of(approximate, ("none", "tanh"), "approximate")
         self.approximate = approximate
         self.kind = KINDS["GELUTanh" if approximate == "tanh" else "GELU"]
 
@@ -136,10 +144,14 @@ class GELU(Activation):
 class Softplus(Activation):
     """y = log(1 + e^(beta x)) / beta; linear where beta x > threshold (defaults 1 and 20)."""
 
+    _checked: ClassVar[Mapping[str, checks.Check]] = {
+        **Layer._checked, "beta": checks.bounds(0, open_low=True), "threshold": checks.bounds(0)
+    }  # fmt: skip
+
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
-        self.beta = checks.number(beta, "beta", 0, open_low=True)
-        self.threshold = checks.number(threshold, "threshold", 0)
+        self.beta = beta
+        self.threshold = threshold
 
     def numbers(self) -> tuple[float, float]:
         """The parameters of the formula."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from minidl.summary import Summary
 
 
-class Layer:
+class Layer(checks.Checked):
     """Base class of layers; derive from it to write your own.
 
     A layer of your own defines ``forward(x)`` and ``backward(dy)`` on arrays of shape (N, features)
@@ -46,6 +46,9 @@ class Layer:
     (4, 2)
     """
 
+    _checked: ClassVar[Mapping[str, checks.Check]] = {"training": checks.flag}
+    _fixed: ClassVar[tuple[str, ...]] = ("dtype",)
+
     def __init__(self, dtype: npt.DTypeLike = "float32") -> None:
         self.training = True
         self.dtype: np.dtype[np.floating] = checks.dtype(dtype)
@@ -62,7 +65,17 @@ class Layer:
 
         `layout` is that of `minidl.parameters.Parameter`.
         """
-        array = np.array(values, self.dtype)
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"name: expected the name of an attribute, got {name!r}")
+        if name not in self._parameters and hasattr(self, name):
+            raise ValueError(f"name: expected one that is free, got {name!r}, which the layer has")
+        with np.errstate(over="ignore"):
+            array = np.array(checks.real(values, name), self.dtype)
+        checks.finite(np.atleast_1d(array), name)
+        checks.flag(trainable, "trainable")
+        checks.one_of(layout, ("flat", "rows", "weight"), "layout")
+        if layout != "flat" and array.ndim != 2:
+            raise ValueError(f"{name}: expected a matrix for layout {layout!r}, got {array.shape}")
         self._parameters[name] = Parameter(array, trainable=trainable, layout=layout)
 
     def __getattr__(self, name: str) -> Any:
@@ -76,14 +89,18 @@ class Layer:
         """Assigning to a parameter copies the values into place."""
         parameters = self.__dict__.get("_parameters", {})
         if name in parameters:
-            checks.same_shape(value, parameters[name].shape, name)
-            parameters[name].array[...] = value
+            array = checks.real(value, name)
+            checks.same_shape(array, parameters[name].shape, name)
+            parameters[name].array[...] = array
         else:
             changes.version += 1
             super().__setattr__(name, value)
 
     def gradient(self, name: str) -> Array:
         """The gradient of one of this layer's parameters, as a view."""
+        if not isinstance(name, str) or name not in self._parameters:
+            known = ", ".join(map(repr, self._parameters)) or "nothing, since there are none"
+            raise KeyError(f"name: expected {known}, got {name!r}")
         return self._parameters[name].gradient
 
     def children(self) -> list[tuple[str, Layer]]:
@@ -102,6 +119,11 @@ class Layer:
         children = self.children()
         if not children:
             yield prefix, self
+        elif self._parameters:
+            raise TypeError(
+                f"{type(self).__name__}: has parameters of its own, {', '.join(self._parameters)}, "
+                "and other layers inside; expected one or the other"
+            )
         for name, child in children:
             yield from child.layers(f"{prefix}.{name}" if prefix else name)
 
@@ -174,8 +196,11 @@ class Layer:
         ValueError
             A shape does not fit, or a value is NaN or infinite.
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: expected a dict of arrays, got {type(state).__name__}")
         own = self.state()
-        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        missing = sorted(own.keys() - state.keys())
+        unknown = sorted(map(str, state.keys() - own.keys()))
         if missing or unknown:
             raise KeyError(f"state: missing names {missing}, unknown names {unknown}")
         new = {name: checks.state_value(state[name], own[name], name) for name in own}
@@ -263,7 +288,7 @@ class Layer:
         """
         if self._program is None:
             raise RuntimeError("backward: call forward first")
-        return self._program.backward(np.asarray(dy))
+        return self._program.backward(checks.real(dy, "dy"))
 
     def predict(self, x: npt.ArrayLike, batch_size: int | None = None) -> Array:
         """Output in evaluation mode, whatever the mode is; the mode is left as it was.
@@ -306,8 +331,10 @@ class Layer:
             self._parameters[name] = Parameter(values, trainable=trainable, layout=layout)
 
     def set_dtype(self, dtype: np.dtype[np.floating]) -> None:
-        """Convert this layer, and those inside it, to a dtype."""
-        self.dtype = dtype
+        """Convert this layer, and those inside it, to float32 or float64."""
+        dtype = checks.dtype(dtype)
+        self.__dict__["dtype"] = dtype
+        changes.version += 1
         for _, child in self.children():
             child.set_dtype(dtype)
         for parameter in self._parameters.values():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -54,6 +55,13 @@ class BatchNorm1d(Layer):
     [[-1.0, 0.0], [1.0, 0.0]]
     """
 
+    _checked: ClassVar[Mapping[str, checks.Check]] = {
+        **Layer._checked,
+        "eps": checks.bounds(0, open_low=True),
+        "momentum": checks.optional(checks.bounds(0, 1)),
+    }
+    _fixed = (*Layer._fixed, "num_features", "num_batches_tracked")
+
     def __init__(
         self,
         num_features: int,
@@ -63,9 +71,9 @@ class BatchNorm1d(Layer):
         dtype: npt.DTypeLike = "float32",
     ) -> None:
         super().__init__(dtype)
-        self.num_features = checks.positive_int(num_features, "num_features")
-        self.eps = checks.number(eps, "eps", 0, open_low=True)
-        self.momentum = None if momentum is None else checks.number(momentum, "momentum", 0, 1)
+        self.num_features = checks.size(num_features, "num_features")
+        self.eps = eps
+        self.momentum = momentum
         self.add_parameter("weight", np.ones(num_features))
         self.add_parameter("bias", np.zeros(num_features))
         self.add_parameter("running_mean", np.zeros(num_features), trainable=False)
@@ -85,7 +93,7 @@ class BatchNorm1d(Layer):
     @classmethod
     def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state."""
-        shape = (checks.positive_int(arguments["num_features"], "num_features"),)
+        shape = (checks.size(arguments["num_features"], "num_features"),)
         names = ("weight", "bias", "running_mean", "running_var")
         return {**dict.fromkeys(names, shape), "num_batches_tracked": ()}
 

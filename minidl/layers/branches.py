@@ -90,11 +90,13 @@ class Parallel(Container):
     9
     """
 
+    _fixed = (*Container._fixed, "columns")
+
     def __init__(self, *branches: Layer, columns: Sequence[int] | None = None) -> None:
         if not branches:
             raise ValueError("branches: expected at least one layer")
         given: Any = [None] * len(branches) if columns is None else columns
-        if not hasattr(given, "__len__") or len(given) != len(branches):
+        if len(checks.shape_and_kind(given)[0]) != 1 or len(given) != len(branches):
             raise ValueError(
                 f"columns: expected {len(branches)} numbers, one for each branch, got {columns!r}"
             )
@@ -114,7 +116,7 @@ class Parallel(Container):
             )
         if number is None:
             return int(wanted or 0)
-        number = checks.positive_int(number, f"columns[{i}]")
+        number = checks.size(number, f"columns[{i}]")
         if wanted is not None and wanted != number:
             raise ValueError(f"columns[{i}]: expected {wanted}, as the branch has it, got {number}")
         return number

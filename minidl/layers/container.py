@@ -63,7 +63,11 @@ class Container(Layer):
         return len(self._layers)
 
     def __getitem__(self, i: int) -> Layer:
-        """Layer i."""
+        """Layer i; from the end for negative ones."""
+        if isinstance(i, bool) or not isinstance(i, (int, np.integer)):
+            raise TypeError(f"i: expected an integer, got {i!r}")
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"i: expected the number of one of {len(self)} layers, got {i}")
         return self._layers[i]
 
     def __iter__(self) -> Iterator[Layer]:

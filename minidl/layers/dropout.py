@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -26,15 +27,17 @@ class Dropout(Layer):
         Default: fresh entropy, or drawn from the seed of the model.
     """
 
+    _checked: ClassVar[Mapping[str, checks.Check]] = {**Layer._checked, "p": checks.bounds(0, 1)}
+
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
         super().__init__()
-        self.p = checks.number(p, "p", 0, 1)
+        self.p = p
         self.key = 0
-        self.reset_parameters(np.random.default_rng(seed))
+        self.reset_parameters(checks.seeded(seed))
 
     def reset_parameters(self, rng: np.random.Generator) -> None:
         """Draw a new key for the masks."""
-        self.key = int(rng.integers(2**63))
+        self.key = int(checks.generator(rng).integers(2**63))
 
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operation; none in evaluation."""

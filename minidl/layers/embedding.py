@@ -63,6 +63,8 @@ class Embedding(Layer):
     (1, 1)
     """
 
+    _fixed = (*Layer._fixed, "num_embeddings", "embedding_dim")
+
     def __init__(
         self,
         num_embeddings: int,
@@ -72,11 +74,11 @@ class Embedding(Layer):
         seed: int | None = None,
     ) -> None:
         super().__init__(dtype)
-        self.num_embeddings = checks.positive_int(num_embeddings, "num_embeddings")
-        self.embedding_dim = checks.positive_int(embedding_dim, "embedding_dim")
+        self.num_embeddings = checks.size(num_embeddings, "num_embeddings")
+        self.embedding_dim = checks.size(embedding_dim, "embedding_dim")
         self._check_exact(self.dtype)
         self.add_parameter("weight", np.zeros((num_embeddings, embedding_dim)), layout="rows")
-        self.reset_parameters(np.random.default_rng(seed))
+        self.reset_parameters(checks.seeded(seed))
 
     def _check_exact(self, dtype: np.dtype[np.floating]) -> None:
         if dtype.itemsize == 4 and self.num_embeddings > EXACT:
@@ -87,12 +89,13 @@ class Embedding(Layer):
 
     def set_dtype(self, dtype: np.dtype[np.floating]) -> None:
         """Convert the table."""
-        self._check_exact(dtype)
+        self._check_exact(checks.dtype(dtype))
         super().set_dtype(dtype)
 
     def reset_parameters(self, rng: np.random.Generator) -> None:
         """Draw new initial values."""
-        self.weight = rng.standard_normal((self.num_embeddings, self.embedding_dim))
+        shape = (self.num_embeddings, self.embedding_dim)
+        self.weight = checks.generator(rng).standard_normal(shape)
 
     def categories(self, first: int, columns: int) -> Iterator[tuple[int, int, int]]:
         """All columns."""
@@ -102,7 +105,7 @@ class Embedding(Layer):
     def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state."""
         names = ("num_embeddings", "embedding_dim")
-        rows, columns = (checks.positive_int(arguments[name], name) for name in names)
+        rows, columns = (checks.size(arguments[name], name) for name in names)
         return {"weight": (rows, columns)}
 
     def lower(self, graph: Graph, x: Value) -> Value:

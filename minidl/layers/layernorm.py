@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,10 @@ class RowNorm(Layer):
     """Base of LayerNorm and RMSNorm: rows divided by their spread, then scaled column by column."""
 
     centered = True
+    _checked: ClassVar[Mapping[str, checks.Check]] = {
+        **Layer._checked, "eps": checks.optional(checks.bounds(0, open_low=True))
+    }  # fmt: skip
+    _fixed = (*Layer._fixed, "normalized_shape", "elementwise_affine")
 
     def __init__(
         self,
@@ -37,9 +41,10 @@ class RowNorm(Layer):
             raise ValueError(
                 f"normalized_shape: expected a number of columns, got {normalized_shape!r}"
             )
-        self.normalized_shape = (checks.positive_int(sizes[0], "normalized_shape"),)
-        self.eps = None if eps is None else checks.number(eps, "eps", 0, open_low=True)
-        self.elementwise_affine = bool(affine)
+        self.normalized_shape = (checks.size(sizes[0], "normalized_shape"),)
+        self.eps = eps
+        self.elementwise_affine = checks.flag(affine, "elementwise_affine")
+        bias = checks.flag(bias, "bias")
         if affine:
             self.add_parameter("weight", np.ones(self.normalized_shape))
         if affine and bias:
@@ -57,7 +62,7 @@ class RowNorm(Layer):
     @classmethod
     def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state."""
-        shape = (checks.positive_int(arguments["normalized_shape"], "normalized_shape"),)
+        shape = (checks.size(arguments["normalized_shape"], "normalized_shape"),)
         names = ["weight", "bias"] if arguments.get("bias", cls.centered) else ["weight"]
         return dict.fromkeys(names, shape) if arguments.get("elementwise_affine", True) else {}
 
@@ -124,6 +129,10 @@ class LayerNorm(RowNorm):
     [[-1.0, 1.0], [0.0, 0.0]]
     """
 
+    _checked: ClassVar[Mapping[str, checks.Check]] = {
+        **Layer._checked, "eps": checks.bounds(0, open_low=True)
+    }  # fmt: skip
+
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
@@ -133,7 +142,6 @@ class LayerNorm(RowNorm):
         *,
         dtype: npt.DTypeLike = "float32",
     ) -> None:
-        eps = checks.number(eps, "eps", 0, open_low=True)
         super().__init__(normalized_shape, eps, elementwise_affine, bias, dtype)
 
     def extra_repr(self) -> str:

@@ -45,6 +45,8 @@ class Linear(Layer):
     (5, 2)
     """
 
+    _fixed = (*Layer._fixed, "in_features", "out_features", "has_bias")
+
     def __init__(
         self,
         in_features: int,
@@ -57,18 +59,19 @@ class Linear(Layer):
         seed: int | None = None,
     ) -> None:
         super().__init__(dtype)
-        self.in_features = checks.positive_int(in_features, "in_features", 0)
-        self.out_features = checks.positive_int(out_features, "out_features")
-        self.has_bias = bool(bias)
+        self.in_features = checks.size(in_features, "in_features", 0)
+        self.out_features = checks.size(out_features, "out_features")
+        self.has_bias = checks.flag(bias, "bias")
         self.weight_init = initializers.get(weight_init, "weight_init")
         self.bias_init = None if bias_init is None else initializers.get(bias_init, "bias_init")
         self.add_parameter("weight", np.zeros((out_features, in_features)), layout="weight")
         if bias:
             self.add_parameter("bias", np.zeros(out_features))
-        self.reset_parameters(np.random.default_rng(seed))
+        self.reset_parameters(checks.seeded(seed))
 
     def reset_parameters(self, rng: np.random.Generator) -> None:
         """Draw new initial values."""
+        checks.generator(rng)
         self.weight = self.weight_init((self.out_features, self.in_features), rng)
         if self.has_bias and self.bias_init is not None:
             self.bias = self.bias_init((self.out_features,), rng)
@@ -79,8 +82,8 @@ class Linear(Layer):
     @classmethod
     def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state."""
-        inputs = checks.positive_int(arguments["in_features"], "in_features", 0)
-        outputs = checks.positive_int(arguments["out_features"], "out_features")
+        inputs = checks.size(arguments["in_features"], "in_features", 0)
+        outputs = checks.size(arguments["out_features"], "out_features")
         shapes: dict[str, tuple[int, ...]] = {"weight": (outputs, inputs)}
         return {**shapes, "bias": (outputs,)} if arguments.get("bias", True) else shapes
 

@@ -47,12 +47,15 @@ class PReLU(Layer):
     [[-0.25, 2.0]]
     """
 
+    _fixed = (*Layer._fixed, "num_parameters", "init")
+
     def __init__(
         self, num_parameters: int = 1, init: float = 0.25, *, dtype: npt.DTypeLike = "float32"
     ) -> None:
         super().__init__(dtype)
-        self.num_parameters = checks.positive_int(num_parameters, "num_parameters")
-        self.init = checks.number(init, "init", -np.inf)
+        largest = float(np.finfo(self.dtype).max)
+        self.num_parameters = checks.size(num_parameters, "num_parameters")
+        self.init = checks.number(init, "init", -largest, largest)
         self.add_parameter("weight", np.full(num_parameters, self.init))
 
     def reset_parameters(self, rng: np.random.Generator) -> None:
@@ -62,9 +65,7 @@ class PReLU(Layer):
     @classmethod
     def state_shapes(cls, **arguments: Any) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the state."""
-        return {
-            "weight": (checks.positive_int(arguments.get("num_parameters", 1), "num_parameters"),)
-        }
+        return {"weight": (checks.size(arguments.get("num_parameters", 1), "num_parameters"),)}
 
     def lower(self, graph: Graph, x: Value) -> Value:
         """Write this layer's operation."""

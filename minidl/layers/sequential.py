@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from minidl import checks
 from minidl.layers.activations import Identity
 from minidl.layers.base import Layer
@@ -50,7 +48,7 @@ class Sequential(Container):
     ) -> None:
         super().__init__(layers, dtype)
         if seed is not None:
-            self.reset_parameters(np.random.default_rng(checks.positive_int(seed, "seed", 0)))
+            self.reset_parameters(checks.seeded(seed))
 
     def _check_features(self) -> None:
         columns, sees_input = None, True

@@ -34,6 +34,8 @@ class Softmax(Layer):
     [[0.5, 0.5], [1.0, 0.0]]
     """
 
+    _fixed = (*Layer._fixed, "dim")
+
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
         checks.one_of(dim, (1, -1), "dim")

@@ -116,7 +116,7 @@ class Loss:
         from minidl.layers.activations import Identity
         from minidl.lowering import Plan, feed
 
-        array = np.asarray(prediction)
+        array = checks.real(prediction, "prediction")
         single = array.dtype.newbyteorder("=") == np.float32
         dtype = checks.dtype("float32" if single else "float64")
         array = checks.matrix(array, dtype, None, "prediction")

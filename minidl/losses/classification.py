@@ -122,9 +122,8 @@ class MultiMarginLoss(Loss):
     def __init__(
         self, p: int = 1, margin: float = 1.0, weight: npt.ArrayLike | None = None
     ) -> None:
-        if p not in (1, 2):
-            raise ValueError(f"p: expected 1 or 2, got {p!r}")
-        self.p = int(p)
+        checks.one_of(p, (1, 2), "p")
+        self.p = p
         self.margin = checks.number(margin, "margin", -np.inf)
         self.weight = None if weight is None else checks.vector(weight, "weight", 0)
 
@@ -254,8 +253,7 @@ class KLDivLoss(Loss):
     arguments = ("reduction", "log_target")
 
     def __init__(self, reduction: str = "mean", *, log_target: bool = False) -> None:
-        if reduction not in ("mean", "batchmean"):
-            raise ValueError(f"reduction: expected 'mean' or 'batchmean', got {reduction!r}")
+        checks.one_of(reduction, ("mean", "batchmean"), "reduction")
         self.reduction = reduction
         self.log_target = checks.flag(log_target, "log_target")
 

@@ -43,7 +43,7 @@ class FunctionLoss(Loss):
     arguments = ("function",)
 
     def __init__(self, function: LossFunction) -> None:
-        if not callable(function):
+        if not callable(function) or isinstance(function, type):
             raise TypeError(f"function: expected a function, got {type(function).__name__}")
         self.function = function
         self._columns: int | None = None
@@ -84,11 +84,12 @@ class FunctionLoss(Loss):
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(f"loss: expected a pair (loss, gradient), got {type(result).__name__}")
         loss, gradient = result
-        if np.shape(gradient) != prediction.shape:
+        gradient = checks.real(gradient, "loss: gradient")
+        if gradient.shape != prediction.shape:
             raise ValueError(
-                f"loss: expected a gradient of shape {prediction.shape}, got {np.shape(gradient)}"
+                f"loss: expected a gradient of shape {prediction.shape}, got {gradient.shape}"
             )
-        return float(loss), gradient
+        return checks.measured(loss, "loss"), gradient
 
     def __repr__(self) -> str:
         """Name of the function."""

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from minidl import checks
 from minidl.memory import Array
 from minidl.metrics.convert import Task, flat, predicted_labels, probabilities, true_labels
 from minidl.metrics.named import CLASSIFICATION, NAMES, REGRESSION, SKLEARN, sklearn
@@ -70,13 +71,15 @@ class Metric:
             raise TypeError(
                 f"metrics: expected names, functions (y_true, y_pred) or Metric, got {function!r}"
             )
-        if needs not in TASKS:
-            raise ValueError(f"needs: expected 'labels', 'scores' or 'values', got {needs!r}")
+        if needs is not None:
+            checks.one_of(needs, tuple(name for name in TASKS if name), "needs")
         self.function = function
         self.name = _checked(_name_of(function) if name is None else name)
         self.needs = needs
         self.tasks = TASKS[needs]
-        self.weighted = _takes_weights(function) if weighted is None else bool(weighted)
+        self.weighted = (
+            _takes_weights(function) if weighted is None else checks.flag(weighted, "weighted")
+        )
         self._ignores_weights = weighted is False
 
     def check(self, task: Task, weights: bool = False) -> None:
@@ -179,7 +182,7 @@ def as_metrics(metrics: Iterable[str | Metric | Function]) -> list[Metric]:
         ...
     ValueError: metrics: unknown 'acuracy', did you mean 'accuracy'?
     """
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
+    if isinstance(metrics, (str, dict, np.ndarray)) or not isinstance(metrics, Iterable):
         raise TypeError(f"metrics: expected a list, got {metrics!r}")
     found: dict[str, Metric] = {}
     for each in metrics:

@@ -37,10 +37,10 @@ class Adam(Optimizer):
     Adam(lr=0.01, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-08, amsgrad=False)
     """
 
-    arguments = Optimizer.arguments | {
+    _checked = Optimizer._checked | {
         "betas": two_decays, "eps": POSITIVE, "amsgrad": checks.flag,
     }  # fmt: skip
-    fixed = (*Optimizer.fixed, "amsgrad")
+    _fixed = (*Optimizer._fixed, "amsgrad")
     _kind = "Adam"
 
     def __init__(
@@ -139,7 +139,7 @@ class RAdam(Optimizer):
     (0.9, 0.999)
     """
 
-    arguments = Optimizer.arguments | {
+    _checked = Optimizer._checked | {
         "betas": two_decays, "eps": POSITIVE, "decoupled_weight_decay": checks.flag,
     }  # fmt: skip
     _kind = "RAdam"
@@ -201,7 +201,7 @@ class NAdam(RAdam):
     0.002
     """
 
-    arguments = RAdam.arguments | {"momentum_decay": AT_LEAST_0}
+    _checked = RAdam._checked | {"momentum_decay": AT_LEAST_0}
     _kind = "NAdam"
 
     def __init__(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from minidl import checks
 from minidl.kernels.operations import KINDS as OPERATIONS
@@ -16,11 +15,9 @@ from minidl.memory import Array
 from minidl.optimizers.groups import as_groups, check_count, check_patterns, group_of
 from minidl.parameters import Parameter, Store
 
-# What an argument must be: a function of value and name, which returns the value or raises.
-Check: TypeAlias = "Callable[[Any, str], Any]"
-AT_LEAST_0: Check = partial(checks.number, low=0)
-POSITIVE: Check = partial(checks.number, low=0, open_low=True)
-DECAY: Check = partial(checks.number, low=0, high=1, open_high=True)
+AT_LEAST_0 = checks.bounds(0)
+POSITIVE = checks.bounds(0, open_low=True)
+DECAY = checks.bounds(0, 1, open_high=True)
 
 
 def two_decays(value: Any, name: str) -> tuple[float, float]:
@@ -68,7 +65,7 @@ class OptimizerState:
         return self.moments.nbytes + (0 if self.average is None else self.average.nbytes)
 
 
-class Optimizer:
+class Optimizer(checks.Checked):
     """Base of the optimizers, with the arguments that all have beside their own.
 
     Parameters
@@ -100,11 +97,12 @@ class Optimizer:
     >>> trainer = minidl.Trainer(model, optimizer=slow)
     """
 
-    arguments: ClassVar[dict[str, Check]] = {
+    # Programs and states are made for an optimizer as it is, so some arguments stay.
+    _checked: ClassVar[dict[str, checks.Check]] = {
         "lr": AT_LEAST_0, "weight_decay": AT_LEAST_0, "decay_bias_and_norm": checks.flag,
         "groups": as_groups,
     }  # fmt: skip
-    fixed: tuple[str, ...] = ("decay_bias_and_norm", "groups")  # of them, those that cannot change
+    _fixed: ClassVar[tuple[str, ...]] = ("decay_bias_and_norm", "groups")
     _kind = ""  # its name in the kernel
 
     def __init__(
@@ -123,14 +121,10 @@ class Optimizer:
         self.rates()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Check an argument; some stay, since programs and states are made for them."""
-        if name in self.fixed and name in self.__dict__:
-            raise AttributeError(f"{name}: cannot be changed; make a new {type(self).__name__}")
-        if not name.startswith("_"):
-            if name not in self.arguments:
-                known = ", ".join(self.arguments)
-                raise AttributeError(f"{name}: {type(self).__name__} has {known}")
-            value = self.arguments[name](value, name)
+        """Check an argument; there are no other attributes."""
+        if not name.startswith("_") and name not in self._checked:
+            known = ", ".join(self._checked)
+            raise AttributeError(f"{name}: {type(self).__name__} has {known}")
         super().__setattr__(name, value)
 
     @property
@@ -145,6 +139,8 @@ class Optimizer:
 
     def state_for(self, model: Layer) -> OptimizerState:
         """The state for a model; a new one if it was for another model."""
+        if not isinstance(model, Layer):
+            raise TypeError(f"model: expected a Layer, got {type(model).__name__}")
         store = model.store()
         if self._state is None or self._state.store is not store:
             names = [name for name, p in model.named_parameters() if p.trainable]
@@ -210,7 +206,7 @@ class Optimizer:
         >>> minidl.Lion(lr=1e-3).config()["betas"]
         [0.9, 0.99]
         """
-        config = {name: getattr(self, name) for name in self.arguments}
+        config = {name: getattr(self, name) for name in self._checked}
         if self.groups is not None:
             config["groups"] = [
                 {k: list(v) if k == "params" else v for k, v in group.items()}

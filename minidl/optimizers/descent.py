@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from minidl import checks
@@ -38,8 +37,8 @@ class SGD(Optimizer):
     SGD(lr=0.1, weight_decay=0.0, momentum=0.9, dampening=0.0, nesterov=False)
     """
 
-    arguments = Optimizer.arguments | {
-        "momentum": DECAY, "dampening": partial(checks.number, low=0, high=1),
+    _checked = Optimizer._checked | {
+        "momentum": DECAY, "dampening": checks.bounds(0, 1),
         "nesterov": checks.flag,
     }  # fmt: skip
     _kind = "SGD"
@@ -105,10 +104,10 @@ class RMSprop(Optimizer):
     3
     """
 
-    arguments = Optimizer.arguments | {
+    _checked = Optimizer._checked | {
         "alpha": DECAY, "eps": POSITIVE, "momentum": DECAY, "centered": checks.flag,
     }  # fmt: skip
-    fixed = (*Optimizer.fixed, "momentum", "centered")
+    _fixed = (*Optimizer._fixed, "momentum", "centered")
     _kind = "RMSprop"
 
     def __init__(
@@ -168,10 +167,10 @@ class Adagrad(Optimizer):
     1
     """
 
-    arguments = Optimizer.arguments | {
+    _checked = Optimizer._checked | {
         "lr_decay": AT_LEAST_0, "initial_accumulator_value": AT_LEAST_0, "eps": POSITIVE,
     }  # fmt: skip
-    fixed = (*Optimizer.fixed, "initial_accumulator_value")
+    _fixed = (*Optimizer._fixed, "initial_accumulator_value")
     _kind = "Adagrad"
 
     def __init__(
@@ -231,7 +230,7 @@ class Lion(Optimizer):
     Lion(lr=0.0001, weight_decay=0.1, betas=(0.9, 0.99))
     """
 
-    arguments = Optimizer.arguments | {"betas": two_decays}
+    _checked = Optimizer._checked | {"betas": two_decays}
     _kind = "Lion"
 
     def __init__(

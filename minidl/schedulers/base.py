@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -82,7 +81,8 @@ class Scheduler:
         >>> minidl.StepLR(step_size=2, gamma=0.5).rates(1.0, first=0, count=5)
         array([1.  , 1.  , 0.5 , 0.5 , 0.25])
         """
-        t = np.arange(first, first + count)
+        base = checks.number(base, "base", 0)
+        t = _times(first, count)
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             values = self.at(base, t)
         if not np.isfinite(values).all():
@@ -95,7 +95,7 @@ class Scheduler:
 
     def rate(self, base: float, t: int) -> float:
         """The rate at the time t, as `rates` has it to the bit."""
-        return float(self.rates(base, t, 1)[0])
+        return float(self.rates(base, checks.count(t, "t"), 1)[0])
 
     def momenta(self, first: int, count: int) -> Rates | None:
         """Momentum of SGD and beta1 of Adam for `count` times in a row.
@@ -105,15 +105,16 @@ class Scheduler:
         ndarray of shape (count,), float64, or None
             None if the schedule leaves them alone; NaN where it does.
         """
-        return self.momenta_at(np.arange(first, first + count))
+        return self.momenta_at(_times(first, count))
 
     def momentum(self, t: int) -> float | None:
         """The momentum at the time t; None: the optimizer's own."""
-        values = self.momenta(t, 1)
+        values = self.momenta(checks.count(t, "t"), 1)
         return None if values is None or np.isnan(values[0]) else float(values[0])
 
     def check(self, total: int) -> None:
         """Raise ValueError if the schedule is longer than a training of `total` epochs or steps."""
+        total = checks.positive_int(total, "total", 0)
         if self.length is not None and self.length > total:
             name, units = type(self).__name__, UNITS[self.interval]
             raise ValueError(
@@ -149,12 +150,19 @@ class Scheduler:
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def _times(first: int, count: int) -> Times:
+    """Some times in a row."""
+    first = checks.count(first, "first")
+    return np.arange(first, first + checks.size(count, "count", 0))
+
+
 def increasing(values: Any, name: str) -> tuple[int, ...]:
     """Integers from 1, each greater than the one before."""
-    if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, str):
+    kinds = (list, tuple, range, np.ndarray)
+    if not isinstance(values, kinds) or len(checks.shape_and_kind(values)[0]) != 1:
         raise TypeError(f"{name}: expected a list of integers, got {values!r}")
     found: list[int] = []
     for i, value in enumerate(values):
         least = found[-1] + 1 if found else 1
-        found.append(checks.positive_int(value, f"{name}[{i}]", least))
+        found.append(checks.count(value, f"{name}[{i}]", least))
     return tuple(found)

@@ -21,7 +21,7 @@ class _Composed(Scheduler):
             raise TypeError(f"schedulers: expected a list of schedules, got {schedulers!r}")
         if not schedulers:
             raise ValueError("schedulers: expected at least one, got none")
-        found = tuple(as_scheduler(one) for one in schedulers)
+        found = tuple(as_scheduler(one, f"schedulers[{i}]") for i, one in enumerate(schedulers))
         for i, one in enumerate(found):
             self._admit(one, f"schedulers[{i}]")
         self.schedulers = found

@@ -61,7 +61,7 @@ class CosineAnnealingLR(Scheduler):
 
     def __init__(self, T_max: int, eta_min: float = 0.0, *, interval: str | None = None) -> None:
         super().__init__(interval)
-        self.T_max = checks.positive_int(T_max, "T_max")
+        self.T_max = checks.count(T_max, "T_max", 1)
         self.eta_min = checks.number(eta_min, "eta_min", 0)
         self.multiplies = self.eta_min == 0
 
@@ -110,8 +110,8 @@ class CosineAnnealingWarmRestarts(Scheduler):
         self, T_0: int, T_mult: int = 1, eta_min: float = 0.0, *, interval: str | None = None
     ) -> None:
         super().__init__(interval)
-        self.T_0 = checks.positive_int(T_0, "T_0")
-        self.T_mult = checks.positive_int(T_mult, "T_mult")
+        self.T_0 = checks.count(T_0, "T_0", 1)
+        self.T_mult = checks.count(T_mult, "T_mult", 1)
         self.eta_min = checks.number(eta_min, "eta_min", 0)
 
     def at(self, base: float, t: Times) -> Rates:

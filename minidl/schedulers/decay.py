@@ -38,7 +38,7 @@ class StepLR(Scheduler):
 
     def __init__(self, step_size: int, gamma: float = 0.1, *, interval: str | None = None) -> None:
         super().__init__(interval)
-        self.step_size = checks.positive_int(step_size, "step_size")
+        self.step_size = checks.count(step_size, "step_size", 1)
         self.gamma = checks.number(gamma, "gamma", 0)
 
     def at(self, base: float, t: Times) -> Rates:
@@ -133,7 +133,7 @@ class _Finite(Scheduler):
 
     def __init__(self, total_iters: int, interval: str | None) -> None:
         super().__init__(interval)
-        self.total_iters = checks.positive_int(total_iters, "total_iters")
+        self.total_iters = checks.count(total_iters, "total_iters", 1)
 
     @property
     def length(self) -> int:

@@ -58,10 +58,10 @@ def _is_function(value: Any) -> bool:
     return callable(value) and not isinstance(value, type)
 
 
-def as_scheduler(value: Any) -> Scheduler:
+def as_scheduler(value: Any, name: str = "scheduler") -> Scheduler:
     """A schedule; a function becomes a `LambdaLR`."""
     if isinstance(value, Scheduler):
         return value
     if _is_function(value):
         return LambdaLR(value)
-    raise TypeError(f"scheduler: expected a Scheduler or a function of the epoch, got {value!r}")
+    raise TypeError(f"{name}: expected a Scheduler or a function of the epoch, got {value!r}")

@@ -31,7 +31,7 @@ class Plateau:
 
     def step(self, value: float) -> None:
         """Note the value of an epoch; NaN is no better than any."""
-        scheduler, value = self._scheduler, float(value)
+        scheduler, value = self._scheduler, checks.measured(value, "value")
         self.bad += 1
         if scheduler.better(value, self.best):
             self.best, self.bad = value, 0
@@ -50,10 +50,7 @@ class Plateau:
 
     def from_dict(self, values: dict[str, Any]) -> None:
         """Take what `to_dict` has given."""
-        if set(values) != set(self.to_dict()):
-            raise ValueError(
-                f"plateau: expected {sorted(self.to_dict())}, got {sorted(map(str, values))}"
-            )
+        checks.same_keys(values, self.to_dict(), "plateau")
         counts = {
             name: checks.positive_int(values[name], name, 0)
             for name in ("bad", "cooldown", "reductions")
@@ -140,6 +137,8 @@ class ReduceLROnPlateau(Scheduler):
 
     def better(self, value: float, best: float | None) -> bool:
         """True if a value is an improvement, as PyTorch has it."""
+        value = checks.measured(value, "value")
+        best = None if best is None else checks.measured(best, "best")
         sign = 1.0 if self.mode == "min" else -1.0
         best = sign * inf if best is None else best
         if self.threshold_mode == "rel":
@@ -148,7 +147,9 @@ class ReduceLROnPlateau(Scheduler):
 
     def rate_after(self, base: float, state: Plateau | None) -> float:
         """The rate in a state; None is the beginning."""
-        rate = base
+        if state is not None and not isinstance(state, Plateau):
+            raise TypeError(f"state: expected what start() gives, got {type(state).__name__}")
+        rate = checks.number(base, "base", 0)
         for _ in range(0 if state is None else state.reductions):
             lower = max(rate * self.factor, self.min_lr)
             if rate - lower <= self.eps:
