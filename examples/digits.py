@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import matplotlib  # noqa: F401  (for the figure: if it is missing, let it be known now)
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 

@@ -27,7 +27,9 @@ class Dropout(Layer):
         Default: fresh entropy, or drawn from the seed of the model.
     """
 
-    _checked: ClassVar[Mapping[str, checks.Check]] = {**Layer._checked, "p": checks.bounds(0, 1)}
+    _checked: ClassVar[Mapping[str, checks.Check]] = {
+        **Layer._checked, "p": checks.bounds(0, 1), "key": checks.seed
+    }  # fmt: skip
 
     def __init__(self, p: float = 0.5, *, seed: int | None = None) -> None:
         super().__init__()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -45,6 +46,11 @@ class Linear(Layer):
     (5, 2)
     """
 
+    _checked: ClassVar[Mapping[str, checks.Check]] = {
+        **Layer._checked,
+        "weight_init": initializers.get,
+        "bias_init": checks.optional(initializers.get),
+    }
     _fixed = (*Layer._fixed, "in_features", "out_features", "has_bias")
 
     def __init__(
@@ -62,8 +68,8 @@ class Linear(Layer):
         self.in_features = checks.size(in_features, "in_features", 0)
         self.out_features = checks.size(out_features, "out_features")
         self.has_bias = checks.flag(bias, "bias")
-        self.weight_init = initializers.get(weight_init, "weight_init")
-        self.bias_init = None if bias_init is None else initializers.get(bias_init, "bias_init")
+        self.weight_init: Any = weight_init
+        self.bias_init: Any = bias_init
         self.add_parameter("weight", np.zeros((out_features, in_features)), layout="weight")
         if bias:
             self.add_parameter("bias", np.zeros(out_features))
