@@ -250,6 +250,7 @@ CALLS = [
     (lambda: minidl.History.from_dict(np.ones(3)), "state: expected"),
     (lambda: model().summary("3"), "in_features: expected"),
     (lambda: minidl.ProgressBar("x"), "epochs: expected"),
+    (lambda: minidl.ProgressBar(1).update(1, None), "logs: expected a dict"),
     # Callbacks.
     (lambda: minidl.CSVLogger(None), "filename: expected a path"),
     (lambda: minidl.CSVLogger(""), "filename: expected the path of a file"),

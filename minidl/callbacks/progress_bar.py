@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from minidl import checks
@@ -32,6 +33,8 @@ class ProgressBar:
     def update(self, epochs: int, logs: dict[str, float]) -> None:
         """Show some more epochs and the last results."""
         epochs = checks.count(epochs, "epochs")
+        if not isinstance(logs, Mapping):
+            raise TypeError(f"logs: expected a dict of numbers by name, got {logs!r:.200}")
         if epochs:
             self.bar.set_postfix({k: f"{v:.4g}" for k, v in logs.items()}, refresh=False)
             self.bar.update(epochs)
