@@ -176,7 +176,7 @@ class Trainer(checks.Checked):
         self._busy = False
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set what may be set, to what fits; the numbers stay while the program that has them runs."""
+        """Set what may be set, to what fits; numbers that the program has stay while it runs."""
         if name in NUMBERS and self.__dict__.get("_busy"):
             self._checked[name](value, name)
             raise AttributeError(f"{name}: cannot be changed while training")

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+
 from minidl import checks
 from minidl.data.blocks import BLOCK, Block, Buffers, alike, batches_in, parts
 from minidl.data.opening import Form, open_rows
