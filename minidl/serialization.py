@@ -20,7 +20,8 @@ from minidl.memory import Array
 FORMAT = "minidl-1"
 MOST_LAYERS = 10_000
 DEEPEST = 50
-NOT_STORED = {"dtype", "seed", "weight_init", "bias_init"}  # arguments that no file has
+# Arguments that no file has: how a layer begins, and those that can have one value alone.
+NOT_STORED = {"dtype", "seed", "weight_init", "bias_init", "start_dim", "end_dim"}
 
 
 def save(
