@@ -395,7 +395,7 @@ def one_of(value: Any, known: Sequence[Any], name: str) -> None:
 
 def one(value: Any, only: int, name: str) -> None:
     """The only value that an argument may have."""
-    if isinstance(value, bool) or value != only:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value != only:
         raise ValueError(f"{name}: expected {only}, got {value!r}")
 
 

@@ -21,14 +21,15 @@ def _steps(total_steps: Any, epochs: Any, steps_per_epoch: Any) -> int:
     if epochs is None and steps_per_epoch is None:
         if total_steps is None:
             raise ValueError("total_steps: expected an integer, or epochs and steps_per_epoch")
-        return checks.positive_int(total_steps, "total_steps")
+        return checks.count(total_steps, "total_steps", 1)
+    of_epoch = checks.positive_int(steps_per_epoch, "steps_per_epoch")
+    steps = checks.positive_int(epochs, "epochs") * of_epoch
     if total_steps is not None:
         raise ValueError(
-            f"total_steps: expected None, since epochs or steps_per_epoch are given, got "
+            f"total_steps: expected None, since epochs and steps_per_epoch are given, got "
             f"{total_steps!r}"
         )
-    of_epoch = checks.positive_int(steps_per_epoch, "steps_per_epoch")
-    return checks.positive_int(epochs, "epochs") * of_epoch
+    return steps
 
 
 class CosineAnnealingLR(Scheduler):
