@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from minidl.kernels import threads
@@ -113,6 +115,25 @@ class set_num_threads:
     ) -> None:
         """Bring back the old number."""
         threads.set_requested(self._before)
+
+
+@contextmanager
+def own_limit(n: int) -> Iterator[None]:
+    """At most n threads for what the calling thread starts in the block; other threads keep theirs.
+
+    Examples
+    --------
+    >>> import minidl
+    >>> from minidl.parallel import own_limit
+    >>> with own_limit(1):
+    ...     minidl.get_num_threads()
+    1
+    """
+    before = threads.limit_own(n)
+    try:
+        yield
+    finally:
+        threads.limit_own(before)
 
 
 def get_num_threads() -> int:

@@ -56,6 +56,29 @@ def test_set_num_threads(n):
 
 
 @needs_openmp
+def test_a_limit_of_one_thread_alone():
+    """Another thread keeps its own number meanwhile, and the old one comes back after an error."""
+    found = {}
+
+    def other(name):
+        found[name] = minidl.get_num_threads()
+
+    def ask(name):
+        thread = threading.Thread(target=other, args=(name,))
+        thread.start()
+        thread.join()
+
+    ask("before")
+    here = minidl.get_num_threads()
+    with pytest.raises(KeyError), parallel.own_limit(1):
+        assert minidl.get_num_threads() == 1
+        ask("within")
+        raise KeyError
+    assert minidl.get_num_threads() == here
+    assert found["before"] == found["within"] == min(parallel.available()[0], here)
+
+
+@needs_openmp
 def test_a_with_block_brings_back_the_old_number():
     with minidl.set_num_threads(3):
         with minidl.set_num_threads(1):

@@ -188,6 +188,13 @@ def set_requested(int n):
     omp_set_num_threads(n if n > 0 else initial)
 
 
+def limit_own(n):
+    """Set OpenMP's limit of the calling thread alone; returns the one that it had."""
+    cdef int before = omp_get_max_threads()
+    omp_set_num_threads(n)
+    return before
+
+
 def get_requested():
     """What `set_requested` was last given."""
     return requested
