@@ -40,6 +40,14 @@ def blocks_of(data: Data, batch_size: int) -> Iterator[Iterator[Any]]:
 
 def evaluate(trainer: Trainer, data: Data, loss: Loss, batch_size: int) -> dict[str, float]:
     """What `Trainer.evaluate` returns."""
+    sums, outputs = go_through(trainer, data, loss, batch_size, bool(trainer.metrics))
+    return results(loss, sums) | measure(trainer.metrics, outputs, loss)
+
+
+def go_through(
+    trainer: Trainer, data: Data, loss: Loss, batch_size: int, wanted: bool
+) -> tuple[list[float], list[Outputs]]:
+    """All rows in evaluation mode: the sums that `results` takes, and the outputs if `wanted`."""
     model, sums, outputs = trainer.model, np.zeros(4), []
     with mode(model, False), blocks_of(data, batch_size) as blocks:
         for block in blocks:
@@ -47,7 +55,7 @@ def evaluate(trainer: Trainer, data: Data, loss: Loss, batch_size: int) -> dict[
             rows = len(block.x[0])
             size = min(batch_size, rows)
             batch = trainer._program("evaluate", trainer._columns(block), size, loss, None)
-            out = np.empty((rows, batch.columns), model.dtype) if trainer.metrics else None
+            out = np.empty((rows, batch.columns), model.dtype) if wanted else None
             feed(batch.program, loss, block.x, y, size, weight=block.weight, out=out)
             batch.program.seek(0, 0, 0, 0)
             status = "time"
@@ -60,7 +68,7 @@ def evaluate(trainer: Trainer, data: Data, loss: Loss, batch_size: int) -> dict[
                     if data.in_memory
                     else Outputs(y.copy(), out, _copy(block.weight))
                 )
-    return results(loss, sums.tolist()) | measure(trainer.metrics, outputs, loss)
+    return sums.tolist(), outputs
 
 
 def results(loss: Loss, sums: Sequence[float]) -> dict[str, float]:
