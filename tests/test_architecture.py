@@ -64,6 +64,12 @@ ORDER = [
     {"callbacks"},
     {"plotting", "loop"},
     {"trainer"},
+    {"sklearn.network", "sklearn.objectives", "sklearn.parameters", "sklearn.threads"},
+    {"sklearn.solvers"},
+    {"sklearn.lbfgs", "sklearn.stopping"},
+    {"sklearn.base"},
+    {"sklearn.classifier", "sklearn.regressor"},
+    {"sklearn"},
     {"__init__"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
@@ -182,7 +188,7 @@ def test_only_threads_speaks_to_openmp():
 
 
 LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pandas", "matplotlib",
-        "scipy", "onnx", "onnxruntime", "tensorboard", "csv", "difflib", "minidl.cli",
+        "scipy", "joblib", "minidl.sklearn", "onnx", "onnxruntime", "tensorboard", "csv", "difflib", "minidl.cli",
         "minidl.numpy_baseline", "minidl.plotting", "minidl.summary", "minidl.convert",
         "minidl.export", "minidl.fuse"]  # fmt: skip
 

@@ -60,7 +60,7 @@ class Table:
 def load_digits() -> Table:
     """Return scikit-learn's 1797 digits of 8 by 8 pixels."""
     try:
-        from sklearn import datasets  # type: ignore[import-untyped]
+        from sklearn import datasets
     except ModuleNotFoundError as error:
         if error.name != "sklearn":
             raise

@@ -1,0 +1,10 @@
+"""Estimators for scikit-learn: its multilayer perceptrons, trained by minidl (extra `sklearn`)."""
+
+from minidl.extras import need
+
+need("sklearn", "sklearn", "minidl.sklearn")
+
+from minidl.sklearn.classifier import MLPClassifier  # noqa: E402
+from minidl.sklearn.regressor import MLPRegressor  # noqa: E402
+
+__all__ = ["MLPClassifier", "MLPRegressor"]
