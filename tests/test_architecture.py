@@ -188,9 +188,9 @@ def test_only_threads_speaks_to_openmp():
 
 
 LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pandas", "matplotlib",
-        "scipy", "joblib", "minidl.sklearn", "onnx", "onnxruntime", "tensorboard", "csv", "difflib", "minidl.cli",
-        "minidl.numpy_baseline", "minidl.plotting", "minidl.summary", "minidl.convert",
-        "minidl.export", "minidl.fuse"]  # fmt: skip
+        "scipy", "joblib", "onnx", "onnxruntime", "tensorboard", "csv", "difflib", "minidl.cli",
+        "minidl.sklearn", "minidl.numpy_baseline", "minidl.plotting", "minidl.summary",
+        "minidl.convert", "minidl.export", "minidl.fuse"]  # fmt: skip
 
 
 def test_import_brings_in_little():

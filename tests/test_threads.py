@@ -70,10 +70,12 @@ def test_a_limit_of_one_thread_alone():
 
     ask("before")
     here = minidl.get_num_threads()
-    with pytest.raises(KeyError), parallel.own_limit(1):
+    with parallel.own_limit(1):
         assert minidl.get_num_threads() == 1
         ask("within")
-        raise KeyError
+    assert minidl.get_num_threads() == here
+    with pytest.raises(ZeroDivisionError), parallel.own_limit(1):
+        1 / 0  # noqa: B018
     assert minidl.get_num_threads() == here
     assert found["before"] == found["within"] == min(parallel.available()[0], here)
 

@@ -324,6 +324,7 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
         early = bool(self.early_stopping)
         if early and held_out is None:
             rows, held_out = self._split(rows, random_state)
+            objective = self._objective_for(rows.y, rows.weight)  # of these rows alone
         size = self._batch_size(len(rows))
         mean_weight = 1.0 if rows.weight is None else float(rows.weight.mean()) or 1.0
         trainer: Trainer | None = self.__dict__.get("_trainer")

@@ -59,6 +59,8 @@ class Function:
                 "dense in parts, got True"
             )
         self.loss = objective.loss.bound(self.data.y_like, weight is not None)
+        if self.data.in_memory:
+            self.data.y = self.loss.check(self.data.y, rows, objective.outputs, model.dtype)
         self.weight = float(rows) if weight is None else float(weight.sum()) or 1.0
         self.store = model.store()
         self.size = self.store.trainable
@@ -78,7 +80,7 @@ class Function:
         """The value at a point, and the gradient."""
         self.store.values[: self.size] = point
         slope, gradient, total = self.objective.slope, np.zeros(self.size), 0.0
-        with mode(self.model, True), blocks_of(self.data, self.batch_size) as blocks:
+        with blocks_of(self.data, self.batch_size) as blocks:
             for block in blocks:
                 loss, weight = self._run(block)
                 total += loss
@@ -94,8 +96,9 @@ class Function:
 
     def _run(self, block: Any) -> tuple[float, float]:
         """Weighted loss and weight of some rows; their mean gradient is then in the store."""
-        rows, outputs = len(block.x[0]), self.objective.outputs
-        y = self.loss.check(block.y, rows, outputs, self.model.dtype)
+        rows, y = len(block.x[0]), block.y
+        if not self.data.in_memory:
+            y = self.loss.check(y, rows, self.objective.outputs, self.model.dtype)
         size = min(self.batch_size, rows)
         self.program.set_optimizer(kind=0, lr=0.0, weight_decay=0.0, accumulate=-(-rows // size))
         feed(self.program, self.loss, block.x, y, size, weight=block.weight)
@@ -144,14 +147,15 @@ def solve(
             time_up = True
             raise StopIteration
 
-    found = minimize(
-        function,
-        function.store.values[: function.size].copy(),
-        jac=True,
-        method="L-BFGS-B",
-        callback=iteration_ended,
-        options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
-    )
+    with mode(function.model, True):
+        found = minimize(
+            function,
+            function.store.values[: function.size].copy(),
+            jac=True,
+            method="L-BFGS-B",
+            callback=iteration_ended,
+            options={"maxfun": max_fun, "maxiter": max_iter, "gtol": tol},
+        )
     function.store.values[: function.size] = found.x
     found.time_up = time_up
     return found

@@ -86,7 +86,8 @@ def of_values(loss: Any, y: Array, weight: Array | None) -> Objective:
         return Objective(HalfSquaredError(), columns, "identity", slope=columns)
     if loss == "poisson":
         # Half the deviance: what does not depend on the prediction is added to what users see.
-        constant = float(np.average(xlogy(y, y) - y, axis=0, weights=weight).sum())
+        wide = y.astype(np.float64)
+        constant = float(np.average(xlogy(wide, wide) - wide, axis=0, weights=weight).sum())
         return Objective(PoissonNLLLoss(), columns, "exp", columns, columns, constant)
     found = _as_loss(loss)
     if found.task != "regression" and not isinstance(found, FunctionLoss):

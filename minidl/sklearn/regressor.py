@@ -58,7 +58,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
     >>> from sklearn.preprocessing import StandardScaler
     >>> from minidl.sklearn import MLPRegressor
     >>> X, y = load_diabetes(return_X_y=True)
-    >>> net = MLPRegressor(hidden_layer_sizes=8, learning_rate_init=0.1, early_stopping=True,
+    >>> net = MLPRegressor(hidden_layer_sizes=32, learning_rate_init=0.1, early_stopping=True,
     ...                    random_state=0)
     >>> make_pipeline(StandardScaler(), net).fit(X, y).score(X, y) > 0.4
     True
