@@ -44,7 +44,7 @@ def test_docstrings(name):
 
 
 # What is marked `py` needs more than `pip install minidl`.
-OPTIONAL = ["torch", "onnx", "matplotlib", "pandas", "pyarrow", "scipy"]
+OPTIONAL = ["torch", "onnx", "matplotlib", "pandas", "pyarrow", "scipy", "sklearn"]
 
 
 @pytest.mark.parametrize(("marks", "needs"), [("python", []), ("python|py", OPTIONAL)])

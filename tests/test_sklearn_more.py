@@ -183,6 +183,16 @@ def test_a_schedule():
     assert same(clf, by_function.fit(X, Y))
 
 
+def test_a_schedule_that_ends_is_no_reason_for_a_warning():
+    clf = classifier(learning_rate=minidl.CosineAnnealingLR(30), n_iter_no_change=99)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clf.fit(X, Y)
+    assert clf.n_iter_ == 30
+    with pytest.warns(ConvergenceWarning):
+        clf.set_params(learning_rate=minidl.StepLR(3)).fit(X, Y)
+
+
 def test_a_schedule_that_is_longer_than_the_training():
     with pytest.raises(ValueError, match="CosineAnnealingLR takes 40 epochs, the training has 30"):
         classifier(learning_rate=minidl.CosineAnnealingLR(40)).fit(X, Y)

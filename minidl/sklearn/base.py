@@ -23,7 +23,7 @@ from minidl.errors import NonFiniteError
 from minidl.history import History
 from minidl.memory import Array
 from minidl.prediction import QUICK_ROWS
-from minidl.schedulers import ReduceLROnPlateau
+from minidl.schedulers import ReduceLROnPlateau, Scheduler
 from minidl.sklearn import lbfgs, network, threads
 from minidl.sklearn.objectives import Objective, Score
 from minidl.sklearn.parameters import CONSTRAINTS
@@ -379,12 +379,16 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
             rule.note(total / weight if weight else 0.0)
         if not incremental:
             trainer._programs.clear()  # memory that nobody needs until training goes on
-            self._warn_if_cut(rule, limit)
+            self._warn_if_cut(rule, limit, trainer.scheduler)
 
-    def _warn_if_cut(self, rule: Stopping, limit: TimeLimit | None) -> None:
+    def _warn_if_cut(
+        self, rule: Stopping, limit: TimeLimit | None, schedule: Scheduler | None
+    ) -> None:
+        """Warn of a training that has ended before it was done."""
+        planned = schedule is not None and schedule.length is not None  # it ends when that ends
         if limit is not None and limit.stopped and not rule.stopped:
             reached = f"Time limit ({self.time_limit:g} s)"
-        elif self.n_iter_ == self.max_iter and not rule.stopped:
+        elif self.n_iter_ == self.max_iter and not rule.stopped and not planned:
             reached = f"Maximum iterations ({self.max_iter})"
         else:
             return

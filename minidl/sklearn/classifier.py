@@ -62,7 +62,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     learning_rate : str, Scheduler or function, default "constant"
         For ``solver="sgd"``, "invscaling" divides the rate by the number of rows seen to the power
         `power_t`; "adaptive" divides it by 5 when training would stop, until it is 1e-6. A schedule
-        of minidl, or a function of the epoch that gives a factor, is for every optimizer.
+        of minidl, or a function of the epoch that gives a factor, is for every optimizer; after one
+        that has an end there is no warning that training has not converged.
     learning_rate_init : float, default 0.001
         The rate to begin with.
     power_t : float, default 0.5
@@ -444,4 +445,5 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
 def _log_expit(z: Array) -> Array:
     """Logarithms of probabilities: as exact as these where z > 0, finite where they are 0."""
-    return np.where(z > 0, np.log(expit(np.maximum(z, 0))), log_expit(z))
+    logarithms: Array = np.where(z > 0, np.log(expit(np.maximum(z, 0))), log_expit(z))
+    return logarithms
