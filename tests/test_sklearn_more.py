@@ -92,6 +92,13 @@ def test_batch_norm_with_lbfgs():
     np.testing.assert_allclose(reg.model_[1].running_var, hidden.var(axis=0, ddof=1), rtol=1e-9)
 
 
+def test_batch_norm_with_lbfgs_and_sparse_rows():
+    import scipy.sparse
+
+    with pytest.raises(ValueError, match=r"^batch_norm: expected False with solver"):
+        regressor(batch_norm=True, solver="lbfgs").fit(scipy.sparse.csr_array(X), VALUES)
+
+
 def test_dropout():
     plain, dropped, again = (
         classifier(dropout=p, hidden_layer_sizes=(8, 6)).fit(X, Y) for p in (0.0, 0.3, 0.3)

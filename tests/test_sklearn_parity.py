@@ -15,7 +15,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 import minidl
-from minidl.sklearn import MLPClassifier, MLPRegressor
+from minidl.lowering import mode
+from minidl.sklearn import MLPClassifier, MLPRegressor, lbfgs
 
 THEIRS = {
     MLPClassifier: neural_network.MLPClassifier,
@@ -220,16 +221,41 @@ def test_lbfgs(task):
     assert ours.loss_curve_[-1] == ours.loss_ < 0.9 * ours.loss_curve_[0]
 
 
-def test_lbfgs_of_several_values_finds_the_least_of_what_its_gradient_is_of():
-    """scikit-learn's loss is a mean over the outputs there, its gradient that of the sum."""
-    ours, theirs = fit_both("several values", solver="lbfgs", max_iter=60, hidden_layer_sizes=4)
-    X, y = data("several values")
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("batch_norm", "sparse"), [(False, False), (False, True), (True, False)])
+@tasks
+def test_the_gradient_of_lbfgs(task, batch_norm, sparse, weighted, monkeypatch):
+    """That of its value, by central differences; rows come in parts of 50, but with BatchNorm."""
+    monkeypatch.setattr(lbfgs, "ROWS", 50)
+    functions = []
 
-    def aim(estimator):
-        squares = sum((w**2).sum() for w in estimator.coefs_)
-        return 0.5 * ((estimator.predict(X) - y) ** 2).sum() / ROWS + 0.05 * squares / ROWS
+    class Function(lbfgs.Function):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            functions.append(self)
 
-    assert aim(ours) <= aim(theirs) * 1.001
+    monkeypatch.setattr(lbfgs, "Function", Function)
+    kind, own = class_for(task)
+    X, y = data(task)
+    estimator = kind(
+        hidden_layer_sizes=(4,), activation="tanh", solver="lbfgs", alpha=2.0, max_iter=2,
+        random_state=0, batch_norm=batch_norm, **own,
+    )  # fmt: skip
+    weight = np.linspace(0, 2, ROWS) if weighted else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        estimator.fit(scipy.sparse.csr_array(X) if sparse else X, y, sample_weight=weight)
+    (function,) = functions
+    point = function.store.values[: function.size].copy()
+    with mode(function.model, True):
+        _, gradient = function(point)
+        numbers = np.flatnonzero(gradient)
+        assert len(numbers) > 20
+        for i in numbers:
+            step = np.zeros_like(point)
+            step[i] = 1e-5
+            slope = (function(point + step)[0] - function(point - step)[0]) / 2e-5
+            assert slope == pytest.approx(gradient[i], rel=1e-5, abs=1e-8)
 
 
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])

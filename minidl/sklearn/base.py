@@ -487,7 +487,7 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
                 raise ValueError(NOT_FINITE)
             self.loss_ = reported(float(found.fun))
             if whole:
-                lbfgs.set_running_averages(function)
+                trainer.recalibrate_batchnorm(rows.X)
         finally:
             model.set_dtype(dtype)
         self.n_iter_ = min(int(found.nit), int(self.max_iter))

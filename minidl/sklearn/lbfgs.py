@@ -18,7 +18,6 @@ from minidl.inputs import open_inputs
 from minidl.layers import Sequential
 from minidl.lowering import Plan, feed, mode
 from minidl.memory import Array
-from minidl.recalibration import recalibrate
 from minidl.sklearn.network import Penalty
 from minidl.sklearn.objectives import Objective
 
@@ -159,9 +158,3 @@ def solve(
     function.store.values[: function.size] = found.x
     found.time_up = time_up
     return found
-
-
-def set_running_averages(function: Function) -> None:
-    """Give BatchNorm the averages of all rows at the point that was found."""
-    with mode(function.model, False):
-        recalibrate(function.model, function.data, function.batch_size)

@@ -140,7 +140,7 @@ class Penalty:
     @property
     def parameters(self) -> list[Any]:
         """The parameters that it counts."""
-        return [p for _, p in self._model.named_parameters() if p.trainable and p.layout != "flat"]
+        return [p for _, p in self._model.named_parameters() if p.trainable and len(p.shape) > 1]
 
     def part(self, flat: Array, parameter: Any) -> Array:
         """A parameter's part of a flat vector of the model."""

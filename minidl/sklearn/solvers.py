@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 from minidl import checks, optimizers
 from minidl.memory import Array
-from minidl.optimizers import SGD, Adam, Optimizer, OptimizerState
+from minidl.optimizers import Adam, Optimizer, OptimizerState
 from minidl.schedulers import Scheduler, as_scheduler
 from minidl.sklearn.parameters import RATES
 
 ADAMS = ("Adam", "AdamW", "NAdam", "RAdam")
 DECOUPLED = ("AdamW", "Lion")  # their weight decay is no part of the gradient
 SMALLEST_RATE, DIVISOR = 1e-6, 5.0  # of learning_rate="adaptive"
+
+
+class SGD(optimizers.SGD):
+    """SGD whose momentum may be 1, as scikit-learn lets it be.
+
+    Examples
+    --------
+    >>> from minidl.sklearn.solvers import SGD
+    >>> SGD(momentum=1.0).momentum
+    1.0
+    """
+
+    arguments = optimizers.SGD.arguments | {"momentum": partial(checks.number, low=0, high=1)}
 
 
 def solver_name(solver: Any) -> str:
@@ -57,9 +71,7 @@ def make_optimizer(estimator: Any, slope: float, weight_of_batch: float) -> Opti
         momentum = float(estimator.momentum)
         nesterov = bool(estimator.nesterovs_momentum) and momentum > 0
         options["weight_decay"] = decay / slope
-        made = SGD(lr * slope, momentum=min(momentum, 0.9), nesterov=nesterov, **options)
-        made.momentum = momentum  # which scikit-learn lets be 1
-        return made
+        return SGD(lr * slope, momentum=momentum, nesterov=nesterov, **options)
     return optimizers.by_name(name, lr=lr, **options)
 
 
