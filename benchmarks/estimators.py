@@ -6,7 +6,8 @@
 `quality` is the mean score of 5-fold cross-validation over seeds, with the same folds and seeds for
 both: accuracy, or R squared of a target that is standardised. The columns are standardised. The
 standard error is that of the mean of scikit-learn's scores over folds and seeds; minidl should lie
-no more than half of one below. If it does somewhere, the exit code is 1.
+no more than half of one below. If it does somewhere, the exit code is 1. "chance" is the error of
+the difference between the two, in the same unit: the orders of the rows are not the same.
 
 `speed` is the time of a `fit` with a fixed number of epochs, both in this process, in turns, the
 best of some rounds. On an idle machine; it means nothing on another.
@@ -57,7 +58,8 @@ PAUSE = 0.1  # seconds: idle threads of the library that ran before spin for a w
 def quality(seeds: int, settings: list[str], names: list[str]) -> tuple[list[dict[str, Any]], bool]:
     """Print the scores; returns them, and whether all are good enough."""
     results, good = [], True
-    print(f"{'data':14} {'parameters':20} {'scikit-learn':>12} {'minidl':>9} {'in SE':>7}")
+    columns = f"{'scikit-learn':>12} {'minidl':>9} {'in SE':>7} {'chance':>7}"
+    print(f"{'data':14} {'parameters':20} {columns}")
     for setting in settings:
         for name in names:
             theirs, mine = (
@@ -68,8 +70,11 @@ def quality(seeds: int, settings: list[str], names: list[str]) -> tuple[list[dic
             behind = float((mine.mean() - theirs.mean()) / error) if error else 0.0
             good &= behind >= -0.5
             note = "" if behind >= -0.5 else "  <-- below"
+            chance = (
+                float((mine - theirs).std(ddof=1) / np.sqrt(theirs.size) / error) if error else 0.0
+            )
             means = f"{theirs.mean():12.4f} {mine.mean():9.4f}"
-            print(f"{name:14} {setting:20} {means} {behind:+7.2f}{note}", flush=True)
+            print(f"{name:14} {setting:20} {means} {behind:+7.2f} {chance:7.2f}{note}", flush=True)
             results.append(
                 {
                     "data": name, "parameters": setting, "scikit_learn": theirs.tolist(),

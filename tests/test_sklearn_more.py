@@ -390,6 +390,14 @@ def test_validation_data_with_another_class():
         classifier().fit(X, Y, X_val=X, y_val=np.where(Y == "a", "z", Y))
 
 
+def test_validation_data_need_not_have_all_classes():
+    """Nor when training goes on, where the data to train on must."""
+    few = Y != "a"
+    clf = classifier(max_iter=2, warm_start=True).fit(X, Y, X_val=X[few], y_val=Y[few])
+    clf.fit(X, Y, X_val=X[few], y_val=Y[few])
+    assert len(clf.validation_loss_curve_) == 4
+
+
 def test_early_stopping_takes_validation_data_that_are_given():
     seen = Seen()
     clf = classifier(early_stopping=True, max_iter=100, n_iter_no_change=3, callbacks=[seen])
@@ -593,7 +601,8 @@ def test_early_stopping_survives_it():
                 self.trainer.optimizer.lr = 1e300
 
     reg = regressor(early_stopping=True, solver="sgd", learning_rate_init=1e-3, callbacks=[Break()])
-    reg.fit(X, VALUES)
+    with pytest.warns(ConvergenceWarning, match="met NaN or infinity, .* best weights"):
+        reg.fit(X, VALUES)
     assert np.isnan(reg.validation_scores_[-1])
     assert np.isfinite(reg.predict(X)).all()
     assert reg.n_iter_ == len(reg.loss_curve_) == len(reg.validation_scores_) < 30

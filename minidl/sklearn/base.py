@@ -85,7 +85,7 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
     # What a classifier and a regressor do differently.
 
     @abstractmethod
-    def _targets(self, y: Array, goes_on: bool) -> Array:
+    def _targets(self, y: Array, goes_on: bool, to_train: bool = True) -> Array:
         """Targets in numbers; unless training goes on, the classes are those of y."""
 
     @abstractmethod
@@ -276,7 +276,7 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
         X, labels = self._checked(X, y, reset=False)
         if weight is not None:
             weight = _check_sample_weight(weight, X, dtype=np.float64, ensure_non_negative=True)
-        y = self._as_the_loss_takes(self._targets(labels, True), objective)
+        y = self._as_the_loss_takes(self._targets(labels, True, to_train=False), objective)
         return Rows(X, labels, y, weight)
 
     def _split(self, rows: Rows, random_state: np.random.RandomState) -> tuple[Rows, Rows]:
@@ -386,6 +386,14 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
     ) -> None:
         """Warn of a training that has ended before it was done."""
         planned = schedule is not None and schedule.length is not None  # it ends when that ends
+        if rule.diverged:
+            warnings.warn(
+                "Stochastic Optimizer: training met NaN or infinity, and ended with the best "
+                "weights.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+            return
         if limit is not None and limit.stopped and not rule.stopped:
             reached = f"Time limit ({self.time_limit:g} s)"
         elif self.n_iter_ == self.max_iter and not rule.stopped and not planned:

@@ -384,7 +384,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
 
     # What `BaseMLP` asks for.
 
-    def _targets(self, y: Array, goes_on: bool) -> Array:
+    def _targets(self, y: Array, goes_on: bool, to_train: bool = True) -> Array:
         """Numbers of the classes (N,), or zeros and ones (N, K)."""
         check_classification_targets(y)
         kind = type_of_target(y)
@@ -395,16 +395,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
             self._multilabel = multilabel
             self.classes_ = unique_labels(y)
         else:
-            self._check_classes(y, multilabel)
+            self._check_classes(y, multilabel, all_of_them=to_train and self.warm_start)
         if multilabel:
             dense: Array = y.toarray() if hasattr(y, "toarray") else y
             return dense
         return np.searchsorted(self.classes_, y)
 
-    def _check_classes(self, y: Array, multilabel: bool) -> None:
+    def _check_classes(self, y: Array, multilabel: bool, all_of_them: bool) -> None:
         """Classes must be those that are known already."""
         classes = unique_labels(y)
-        if self.warm_start:
+        if all_of_them:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous "

@@ -209,7 +209,7 @@ class MLPRegressor(RegressorMixin, BaseMLP):
 
     # What `BaseMLP` asks for.
 
-    def _targets(self, y: Array, goes_on: bool) -> Array:
+    def _targets(self, y: Array, goes_on: bool, to_train: bool = True) -> Array:
         """Values (N, K)."""
         y = y if y.dtype.kind == "f" else y.astype(np.float64)
         return y.reshape(len(y), -1)

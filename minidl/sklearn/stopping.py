@@ -115,7 +115,7 @@ class Stopping(Callback):
         self.estimator, self.objective = estimator, objective
         self.penalty, self.rate, self.validation, self.early = penalty, rate, validation, early
         self.rows, self.batches, self.divisor = rows, batches, rows * mean_weight
-        self.stopped = False
+        self.stopped = self.diverged = False
         self._penalty_before = penalty.value()
         self._best: Array | None = None
 
@@ -200,6 +200,7 @@ class Stopping(Callback):
         if self._best is None:
             return False
         estimator = self.estimator
+        self.diverged = True
         estimator.n_iter_ += 1
         for curve in (
             estimator.loss_curve_, estimator.validation_loss_curve_, estimator.validation_scores_
