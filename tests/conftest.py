@@ -14,6 +14,11 @@ def pytest_configure():
 
 
 @pytest.fixture(autouse=True)
-def threads_for_small_networks(monkeypatch):
-    """Let programs use as many threads as they may, however little each has to do."""
-    monkeypatch.setattr(plan, "WORK_PER_THREAD", 0)
+def threads_for_small_networks(monkeypatch, request):
+    """Let programs use as many threads as they may, however little each has to do.
+
+    Not where estimators are tested: they train thousands of small networks, and threads are tested
+    elsewhere.
+    """
+    if not request.module.__name__.startswith("test_sklearn_"):
+        monkeypatch.setattr(plan, "WORK_PER_THREAD", 0)

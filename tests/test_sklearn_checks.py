@@ -13,11 +13,6 @@ from minidl.sklearn import MLPClassifier, MLPRegressor
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-@pytest.fixture
-def threads_for_small_networks():
-    """Programs use as many threads as suit them: there are thousands of small ones here."""
-
-
 ESTIMATORS = [
     kind(max_iter=100, batch_norm=batch_norm)
     for kind in (MLPClassifier, MLPRegressor)

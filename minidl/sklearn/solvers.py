@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from functools import partial
 from typing import Any
 
 from minidl import checks, optimizers
@@ -27,7 +26,7 @@ class SGD(optimizers.SGD):
     1.0
     """
 
-    arguments = optimizers.SGD.arguments | {"momentum": partial(checks.number, low=0, high=1)}
+    _checked = optimizers.SGD._checked | {"momentum": checks.bounds(0, 1)}
 
 
 def solver_name(solver: Any) -> str:
