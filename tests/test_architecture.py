@@ -69,8 +69,11 @@ ORDER = [
     {"sklearn.lbfgs", "sklearn.stopping"},
     {"sklearn.base"},
     {"sklearn.classifier", "sklearn.regressor"},
-    {"sklearn"},
     {"__init__"},
+    {"sklearn.tabular_columns", "sklearn.tabular_network"},
+    {"sklearn.tabular_encoder"},
+    {"sklearn.tabular"},
+    {"sklearn"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 

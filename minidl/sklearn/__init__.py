@@ -1,4 +1,4 @@
-"""Estimators for scikit-learn: its multilayer perceptrons, trained by minidl (extra `sklearn`)."""
+"""Estimators for scikit-learn, trained by minidl (extra `sklearn`)."""
 
 from minidl.extras import need
 
@@ -6,5 +6,9 @@ need("sklearn", "sklearn", "minidl.sklearn")
 
 from minidl.sklearn.classifier import MLPClassifier  # noqa: E402
 from minidl.sklearn.regressor import MLPRegressor  # noqa: E402
+from minidl.sklearn.tabular import TabularClassifier, TabularRegressor  # noqa: E402
+from minidl.sklearn.tabular_encoder import TabularEncoder  # noqa: E402
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = [
+    "MLPClassifier", "MLPRegressor", "TabularClassifier", "TabularEncoder", "TabularRegressor",
+]  # fmt: skip

@@ -1,0 +1,496 @@
+"""TabularClassifier and TabularRegressor: strong defaults for a table with mixed columns."""
+
+from __future__ import annotations
+
+from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import _safe_indexing, check_random_state, column_or_1d
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted
+
+import minidl
+from minidl import checks, parallel
+from minidl.memory import Array
+from minidl.sklearn.tabular_encoder import TabularEncoder
+from minidl.sklearn.tabular_network import Recipe, Rows, build, train, trainer_for
+
+BATCH = (16, 256)  # least and most rows of a batch, if `batch_size` is "auto"
+STEPS = 40  # steps an epoch that it aims at then
+
+
+class _Tabular(BaseEstimator, metaclass=ABCMeta):
+    """What both estimators share; the parameters are theirs."""
+
+    _loss: minidl.Loss
+
+    def __init__(
+        self,
+        n_models: int = 4,
+        hidden_layer_sizes: Sequence[int] = (128, 128, 128),
+        activation: str = "silu",
+        dropout: float = 0.0,
+        *,
+        categorical_features: Sequence[str | int] | None = None,
+        n_bins: int | str = "auto",
+        max_one_hot: int = 12,
+        min_frequency: int = 2,
+        embedding_dim: int = 8,
+        learning_rate_init: float = 0.04,
+        weight_decay: float = 0.0,
+        batch_size: int | str = "auto",
+        max_iter: int = 28,
+        validation_fraction: float = 0.2,
+        n_threads: int | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.n_models = n_models
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.dropout = dropout
+        self.categorical_features = categorical_features
+        self.n_bins = n_bins
+        self.max_one_hot = max_one_hot
+        self.min_frequency = min_frequency
+        self.embedding_dim = embedding_dim
+        self.learning_rate_init = learning_rate_init
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.validation_fraction = validation_fraction
+        self.n_threads = n_threads
+        self.random_state = random_state
+
+    @abstractmethod
+    def _targets(self, y: Any) -> tuple[Array, int, Array | None]:
+        """Targets as the loss has them, outputs of the network, and classes to share out evenly."""
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's checks are to know."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.non_deterministic = False
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
+        """Train.
+
+        Parameters
+        ----------
+        X : frame of pandas or polars, or array_like of shape (N, columns)
+            Numbers, booleans, strings, categories; missing values are NaN, None, NA or null.
+        y : array_like of shape (N,)
+            Labels or values; of values also (N, K).
+        sample_weight : array_like of shape (N,), optional
+            Weights of the rows, at least 0. A row of weight 0 might as well not be there.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            A parameter, a column or y does not fit; the message names it.
+        """
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
+                "is None"
+            )
+        y = self._read_y(y)
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, np.empty((len(y), 1), np.float32), ensure_non_negative=True
+            )
+            if not weight.all():
+                present = np.flatnonzero(weight)
+                X, y, weight = _safe_indexing(X, present), y[present], weight[present]
+        encoder = TabularEncoder(
+            self.categorical_features, self.n_bins, self.max_one_hot, self.min_frequency
+        )
+        inputs = encoder.fit_transform(X)
+        if len(inputs) != len(y):
+            raise ValueError(
+                "Found input variables with inconsistent numbers of samples: expected one y for "
+                f"each of the {len(inputs)} rows of X, got {len(y)}"
+            )
+        if len(inputs) < 2:
+            raise ValueError("X: expected at least two rows (n_samples >= 2), got n_samples = 1")
+        targets, outputs, classes = self._targets(y)
+        recipe = self._recipe(len(inputs))
+        n_models = checks.positive_int(self.n_models, "n_models")
+        random = check_random_state(self.random_state)
+        folds = self._folds(len(inputs), n_models, classes, random)
+        seeds = random.randint(2**31 - 1, size=n_models).tolist()
+        self.encoder_ = encoder
+        self.n_features_in_ = encoder.n_features_in_
+        if hasattr(encoder, "feature_names_in_"):
+            self.feature_names_in_ = encoder.feature_names_in_
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        rows = Rows(inputs, targets, None if weight is None else weight / weight.mean())
+        trainers = self._train(recipe, rows, outputs, folds, seeds)
+        self.models_ = [trainer.model for trainer in trainers]
+        self.histories_ = [trainer.history for trainer in trainers]
+        self.n_iter_ = max(trainer.epoch for trainer in trainers)
+        self.validation_loss_ = [min(h.history["val_loss"]) for h in self.histories_]
+        return self
+
+    @abstractmethod
+    def _read_y(self, y: Any) -> Array:
+        """Y as an array, checked."""
+
+    def _recipe(self, rows: int) -> Recipe:
+        """The parameters, checked, as they are for so many rows."""
+        sizes = self.hidden_layer_sizes
+        sizes = [sizes] if isinstance(sizes, (int, np.integer)) else list(sizes)
+        for i, size in enumerate(sizes):
+            checks.positive_int(size, f"hidden_layer_sizes[{i}]")
+        if len(set(sizes)) > 4:
+            raise ValueError(
+                "hidden_layer_sizes: expected at most 4 different sizes, since each has a learning "
+                f"rate of its own, got {sizes}"
+            )
+        if isinstance(self.batch_size, str):
+            checks.one_of(self.batch_size, ("auto",), "batch_size")
+            batch = 1 << max(round(np.log2(rows / STEPS)), 0)
+            batch = min(max(batch, BATCH[0]), BATCH[1])
+        else:
+            batch = checks.positive_int(self.batch_size, "batch_size")
+        return Recipe(
+            hidden_layer_sizes=sizes,
+            activation=self.activation,
+            dropout=checks.number(self.dropout, "dropout", 0, 1, open_high=True),
+            embedding_dim=checks.positive_int(self.embedding_dim, "embedding_dim"),
+            lr=checks.number(self.learning_rate_init, "learning_rate_init", 0, open_low=True),
+            weight_decay=checks.number(self.weight_decay, "weight_decay", 0),
+            batch_size=batch,
+            first_cycle=max(1, round(checks.positive_int(self.max_iter, "max_iter") / 7)),
+            loss=self._loss,
+        )
+
+    def _folds(
+        self, rows: int, n_models: int, classes: Array | None, random: np.random.RandomState
+    ) -> Array:
+        """The fold of each row; a model holds out one fold, and each model another."""
+        share = checks.number(
+            self.validation_fraction, "validation_fraction", 0, 1, open_low=True, open_high=True
+        )
+        count = min(max(round(1 / share), n_models, 2), rows)
+        order = random.permutation(rows)
+        if classes is not None:
+            order = order[np.argsort(classes[order], kind="stable")]
+        folds = np.empty(rows, np.intp)
+        folds[order] = np.arange(rows) % count
+        return folds
+
+    def _train(
+        self, recipe: Recipe, rows: Rows, outputs: int, folds: Array, seeds: list[int]
+    ) -> list[minidl.Trainer]:
+        """The models, each trained by a thread, as many at a time as there are cores."""
+        dense, cardinalities = self.encoder_.n_dense_, self.encoder_.cardinalities_
+        count = int(folds.max()) + 1
+        trainers = []
+        for i, seed in enumerate(seeds):
+            model = build(recipe, dense, cardinalities, outputs, seed)
+            trainers.append(trainer_for(recipe, model, int((folds != i % count).sum())))
+        threads = parallel.get_num_threads()
+        if self.n_threads is not None:
+            threads = checks.positive_int(self.n_threads, "n_threads")
+        workers = min(len(seeds), threads)
+
+        def work(i: int) -> None:
+            with parallel.own_limit(max(1, threads // workers)):
+                held_out = folds == i % count
+                train(trainers[i], recipe, rows.take(~held_out), rows.take(held_out), seeds[i])
+
+        pool = ThreadPoolExecutor(workers)
+        try:
+            for done in [pool.submit(work, i) for i in range(len(seeds))]:
+                done.result()
+        finally:
+            for trainer in trainers:  # after an error or Ctrl-C the others need not go on
+                trainer.stop_training = True
+            pool.shutdown(cancel_futures=True)
+        if cardinalities:
+            for i, trainer in enumerate(trainers):
+                self._fill_unseen(trainer.model, rows.X[folds != i % count], dense)
+        return trainers
+
+    @staticmethod
+    def _fill_unseen(model: Any, X: Array, dense: int) -> None:
+        """Codes that were not trained get the mean vector of those that were."""
+        tables = [branch for _, branch in model[0].children() if hasattr(branch, "num_embeddings")]
+        for j, table in enumerate(tables):
+            counts = np.bincount(X[:, dense + j].astype(np.intp), minlength=table.num_embeddings)
+            weight = table.weight.copy()
+            weight[counts == 0] = counts @ weight / counts.sum()
+            table.weight = weight
+
+    def _outputs(self, X: Any) -> list[Array]:
+        """What each model gives for X."""
+        check_is_fitted(self)
+        inputs = self.encoder_.transform(X)
+        return [model.predict(inputs).astype(np.float64) for model in self.models_]
+
+
+class TabularClassifier(ClassifierMixin, _Tabular):
+    """Classes of rows with mixed columns, with defaults that need no tuning.
+
+    Numbers are scaled by median and quartiles, clipped smoothly, and encoded piecewise linearly
+    between quantiles; categories become one-hot columns or embeddings by how many there are;
+    missing values and categories that training data did not have are taken as they are. Several
+    networks, each with another part of the rows held out, are trained side by side on the cores;
+    what they give is averaged.
+
+    Parameters
+    ----------
+    n_models : int, default 4
+        Networks. More give better results and take longer.
+    hidden_layer_sizes : int or sequence of int, default (128, 128, 128)
+        Units of the hidden layers; of at most four different sizes.
+    activation : str, default "silu"
+        Of the hidden layers: the name of any activation of minidl.
+    dropout : float in [0, 1), default 0
+        Dropout after each activation.
+    categorical_features : sequence of str or int, optional
+        Names, or places from 0, of columns that are categories. Default: those of strings, of
+        objects that are not numbers, and of a category dtype.
+    n_bins, max_one_hot, min_frequency
+        As those of `TabularEncoder`.
+    embedding_dim : int, default 8
+        The most columns of the vector of a category; columns of few categories have fewer, one more
+        than the root of their number.
+    learning_rate_init : float, default 0.04
+        The rate at the start of each cycle; for a weight matrix it is divided by the root of its
+        inputs.
+    weight_decay : float, default 0
+        AdamW's, of the weights of `Linear` layers.
+    batch_size : int or "auto", default "auto"
+        Rows of a batch; "auto" is a power of two from 16 to 256 that makes some 40 steps an epoch.
+    max_iter : int, default 28
+        Epochs, which fall into three cycles of the learning rate, each twice as long as the one
+        before; rounded to a multiple of 7. Training ends before, after a cycle without improvement.
+    validation_fraction : float in (0, 1), default 0.2
+        The part of the rows that each network holds out, to choose its best epoch by. It is at most
+        one part in `n_models`, and another one for each.
+    n_threads : int, optional
+        The most threads; default: as many as there are cores. Results do not depend on it.
+    random_state : int, RandomState or None, default None
+        Of the initial weights, the parts held out, the orders of the rows and dropout.
+
+    Attributes
+    ----------
+    models_ : list of Sequential
+        The networks, to save, fuse or export.
+    encoder_ : TabularEncoder
+        What makes their input of a table.
+    histories_ : list of History
+        Losses of each, epoch by epoch.
+    n_iter_ : int
+        Epochs of the network that had the most.
+    validation_loss_ : list of float
+        The best loss of each on the rows it held out, with label smoothing.
+    classes_ : ndarray of shape (n_classes,)
+        In the order of the columns of `predict_proba`.
+    n_features_in_ : int
+        Columns seen in `fit`.
+    feature_names_in_ : ndarray of str
+        Their names, of a frame whose column names are all strings.
+
+    References
+    ----------
+    Holzmueller, Grinsztajn and Steinwart, Better by Default: Strong Pre-Tuned MLPs and Boosted
+    Trees on Tabular Data, NeurIPS 2024: robust scaling, smooth clipping, rates of the neural
+    tangent parametrization, label smoothing, cycles of the rate. Gorishniy, Rubachev and Babenko,
+    On Embeddings for Numerical Features in Tabular Deep Learning, NeurIPS 2022: piecewise-linear
+    encoding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minidl.sklearn import TabularClassifier
+    >>> rng = np.random.default_rng(0)
+    >>> size, color = rng.normal(size=400), rng.choice(["red", "blue"], 400)
+    >>> X = np.array([size, color], dtype=object).T
+    >>> y = np.where((color == "red") == (size > 0), "yes", "no")
+    >>> model = TabularClassifier(random_state=0).fit(X[:300], y[:300])
+    >>> model.score(X[300:], y[300:]) > 0.95
+    True
+    >>> model.predict(np.array([[-1.0, "red"], [-1.0, "blue"]], dtype=object)).tolist()
+    ['no', 'yes']
+    """
+
+    _loss = minidl.CrossEntropyLoss(label_smoothing=0.05)
+
+    def _read_y(self, y: Any) -> Array:
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        return y
+
+    def _targets(self, y: Array) -> tuple[Array, int, Array | None]:
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            one = self.classes_.tolist()[0]
+            raise ValueError(f"y: expected at least two classes, got one class: {one!r}")
+        return codes, len(self.classes_), codes
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities of the classes, the mean of the models'.
+
+        Parameters
+        ----------
+        X : frame of pandas or polars, or array_like of shape (N, columns)
+            The columns that the estimator was fitted with; in a frame in any order.
+
+        Returns
+        -------
+        ndarray of shape (N, n_classes), float64
+            In the order of `classes_`.
+        """
+        return np.mean([softmax(z, axis=1) for z in self._outputs(X)], axis=0)
+
+    def predict(self, X: Any) -> Array:
+        """The most probable classes.
+
+        Parameters
+        ----------
+        X : frame of pandas or polars, or array_like of shape (N, columns)
+            The columns that the estimator was fitted with; in a frame in any order.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+        """
+        best = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[best]
+
+
+class TabularRegressor(RegressorMixin, _Tabular):
+    """Values of rows with mixed columns, with defaults that need no tuning.
+
+    Numbers are scaled by median and quartiles, clipped smoothly, and encoded piecewise linearly
+    between quantiles; categories become one-hot columns or embeddings by how many there are;
+    missing values and categories that training data did not have are taken as they are. Several
+    networks, each with another part of the rows held out, are trained side by side on the cores;
+    what they give is averaged.
+
+    Parameters
+    ----------
+    n_models : int, default 4
+        Networks. More give better results and take longer.
+    hidden_layer_sizes : int or sequence of int, default (128, 128, 128)
+        Units of the hidden layers; of at most four different sizes.
+    activation : str, default "silu"
+        Of the hidden layers: the name of any activation of minidl.
+    dropout : float in [0, 1), default 0
+        Dropout after each activation.
+    categorical_features : sequence of str or int, optional
+        Names, or places from 0, of columns that are categories. Default: those of strings, of
+        objects that are not numbers, and of a category dtype.
+    n_bins, max_one_hot, min_frequency
+        As those of `TabularEncoder`.
+    embedding_dim : int, default 8
+        The most columns of the vector of a category; columns of few categories have fewer, one more
+        than the root of their number.
+    learning_rate_init : float, default 0.04
+        The rate at the start of each cycle; for a weight matrix it is divided by the root of its
+        inputs.
+    weight_decay : float, default 0
+        AdamW's, of the weights of `Linear` layers.
+    batch_size : int or "auto", default "auto"
+        Rows of a batch; "auto" is a power of two from 16 to 256 that makes some 40 steps an epoch.
+    max_iter : int, default 28
+        Epochs, which fall into three cycles of the learning rate, each twice as long as the one
+        before; rounded to a multiple of 7. Training ends before, after a cycle without improvement.
+    validation_fraction : float in (0, 1), default 0.2
+        The part of the rows that each network holds out, to choose its best epoch by. It is at most
+        one part in `n_models`, and another one for each.
+    n_threads : int, optional
+        The most threads; default: as many as there are cores. Results do not depend on it.
+    random_state : int, RandomState or None, default None
+        Of the initial weights, the parts held out, the orders of the rows and dropout.
+
+    Attributes
+    ----------
+    models_ : list of Sequential
+        The networks, to save, fuse or export.
+    encoder_ : TabularEncoder
+        What makes their input of a table.
+    histories_ : list of History
+        Losses of each, epoch by epoch.
+    n_iter_ : int
+        Epochs of the network that had the most.
+    validation_loss_ : list of float
+        The best loss of each on the rows it held out, of standardized targets.
+    n_features_in_ : int
+        Columns seen in `fit`.
+    feature_names_in_ : ndarray of str
+        Their names, of a frame whose column names are all strings.
+
+    References
+    ----------
+    Holzmueller, Grinsztajn and Steinwart, Better by Default: Strong Pre-Tuned MLPs and Boosted
+    Trees on Tabular Data, NeurIPS 2024: robust scaling, smooth clipping, rates of the neural
+    tangent parametrization, label smoothing, cycles of the rate. Gorishniy, Rubachev and Babenko,
+    On Embeddings for Numerical Features in Tabular Deep Learning, NeurIPS 2022: piecewise-linear
+    encoding.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minidl.sklearn import TabularRegressor
+    >>> rng = np.random.default_rng(0)
+    >>> size, color = rng.normal(size=400), rng.choice(["red", "blue"], 400)
+    >>> X = np.array([size, color], dtype=object).T
+    >>> y = np.where(color == "red", np.abs(size), size)
+    >>> model = TabularRegressor(random_state=0).fit(X[:300], y[:300])
+    >>> model.score(X[300:], y[300:]) > 0.95
+    True
+    """
+
+    _loss = minidl.MSELoss()
+
+    def __sklearn_tags__(self) -> Any:
+        """Targets may have several columns."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _read_y(self, y: Any) -> Array:
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        return y
+
+    def _targets(self, y: Array) -> tuple[Array, int, Array | None]:
+        self._flat = y.ndim == 1
+        y = y.reshape(len(y), -1)
+        scale = y.std(axis=0)
+        self._mean, self._scale = y.mean(axis=0), np.where(scale > 0, scale, 1.0)
+        self._range = y.min(axis=0), y.max(axis=0)
+        return (y - self._mean) / self._scale, y.shape[1], None
+
+    def predict(self, X: Any) -> Array:
+        """Values, the mean of the models', within those of training.
+
+        Parameters
+        ----------
+        X : frame of pandas or polars, or array_like of shape (N, columns)
+            The columns that the estimator was fitted with; in a frame in any order.
+
+        Returns
+        -------
+        ndarray of shape (N,) or (N, K), float64
+        """
+        outputs = self._outputs(X)
+        values = [np.clip(z * self._scale + self._mean, *self._range) for z in outputs]
+        y = np.mean(values, axis=0)
+        return y[:, 0] if self._flat else y

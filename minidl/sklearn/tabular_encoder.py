@@ -1,0 +1,337 @@
+"""A table of numbers and categories as the numbers and category codes that a network reads."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from minidl import checks
+from minidl.memory import Array
+from minidl.sklearn.tabular_columns import Column, Columns
+
+COLUMNS = 512  # of the piecewise-linear encodings of all numeric columns, if `n_bins` is "auto"
+BINS = (8, 48)  # fewest and most of a column then
+CLIP = 3.0  # scaled numbers stay within this distance of the median
+
+
+def _edges(numbers: Array, n_bins: int) -> Array:
+    """Values between which at most `n_bins` bins lie, with equal shares of the numbers.
+
+    A value counts for no more than the share of one bin, so that one that most rows have leaves
+    bins for the others; few values are all edges.
+    """
+    values, counts = np.unique(numbers, return_counts=True)
+    if len(values) <= n_bins + 1:
+        return values
+    reached = np.minimum(counts, len(numbers) / n_bins).cumsum()
+    places = reached.searchsorted(np.linspace(0, reached[-1], n_bins + 1))
+    return values[np.unique(np.minimum(places, len(values) - 1))]
+
+
+class NumericColumn:
+    """A numeric column: scaled robustly, and encoded piecewise linearly.
+
+    With the median m and the quartiles q1 and q3 of training data, a number x becomes
+    ``z / sqrt(1 + (z / 3) ** 2)`` where ``z = (x - m) / (q3 - q1)``, which is near z for most and
+    never beyond 3; and, for bins between quantiles ``e[0] < ... < e[n]`` of training data,
+    ``clip((x - e[i]) / (e[i + 1] - e[i]), 0, 1)`` for each bin i. What is missing is 0 in all of
+    these, and 1 in a column of its own, if training data had missing values; else it is the median.
+    """
+
+    def __init__(self, column: Column, n_bins: int) -> None:
+        assert column.numbers is not None
+        present = column.numbers[~np.isnan(column.numbers)]
+        self.has_missing = len(present) < len(column.numbers)
+        self.edges = np.zeros(0)
+        self.median, self.scale, self.varies = 0.0, 1.0, False
+        if len(present):
+            low, q1, median, q3, high = np.quantile(present, (0, 0.25, 0.5, 0.75, 1))
+            self.varies = bool(high > low)
+            self.median = float(median)
+            self.scale = float(q3 - q1 if q3 > q1 else (high - low) / 2) or 1.0
+        if n_bins and self.varies:
+            edges = _edges(present, n_bins)
+            if len(edges) > 2:  # two values are a line, which the scaled number is already
+                self.edges = edges
+
+    @property
+    def width(self) -> int:
+        """Columns of the encoding."""
+        return int(self.varies) + max(len(self.edges) - 1, 0) + int(self.has_missing)
+
+    def encode(self, column: Column, out: Array) -> None:
+        """Write the encoding of N numbers to out (N, width)."""
+        assert column.numbers is not None
+        missing = np.isnan(column.numbers)
+        numbers = np.where(missing, self.median, column.numbers)
+        if self.varies:
+            z = (numbers - self.median) / self.scale
+            out[:, 0] = z / np.sqrt(1 + (z / CLIP) ** 2)
+        if len(self.edges):
+            bins = (numbers[:, None] - self.edges[:-1]) / np.diff(self.edges)
+            np.clip(bins, 0, 1, out=out[:, 1 : len(self.edges)], casting="same_kind")
+        if self.has_missing:
+            out[missing] = 0
+            out[:, -1] = missing
+
+
+class CategoricalColumn:
+    """A column of categories: a code for each.
+
+    Code 0 is for all that are rare in training data or were not among them; a missing value is a
+    category like others.
+    """
+
+    def __init__(self, column: Column, min_frequency: int) -> None:
+        counts = Counter(column.objects)
+        kept = sorted(
+            (level for level, n in counts.items() if n >= min_frequency),
+            key=lambda level: (-counts[level], str(level)),
+        )
+        self.codes: dict[Any, int] = {level: i for i, level in enumerate(kept, 1)}
+        self.rare = sum(counts.values()) > sum(counts[level] for level in kept)
+
+    @property
+    def levels(self) -> list[Any]:
+        """The categories of codes 1, 2, ...; None is a missing value."""
+        return list(self.codes)
+
+    def encode(self, column: Column) -> Array:
+        """Codes (N,)."""
+        get = self.codes.get
+        objects = column.objects
+        return np.fromiter((get(value, 0) for value in objects), np.intp, len(objects))
+
+
+class TabularEncoder(TransformerMixin, BaseEstimator):
+    """Numbers and categories of a table as one array that a network reads.
+
+    Numbers are scaled by median and quartiles and clipped smoothly, as in RealMLP, and stand beside
+    their piecewise-linear encoding, which lets the first layer learn a function of each number with
+    a kink at every quantile. Categories become one-hot columns where they are few, and codes for an
+    `Embedding` where they are many. Missing numbers have an indicator column; a missing category is
+    a category. Categories that are rare, or that come later, have the code 0, all zeros in one-hot
+    columns.
+
+    Parameters
+    ----------
+    categorical_features : sequence of str or int, optional
+        Names, or places from 0, of columns that are categories. Default: those of strings, of
+        objects that are not numbers, and of a category dtype.
+    n_bins : int or "auto", default "auto"
+        Bins of the piecewise-linear encoding, between quantiles; 0: none. "auto": 512 for all
+        numeric columns together, at least 8 and at most 48 for one, and at most the square root of
+        the number of rows.
+    max_one_hot : int, default 12
+        The most categories that one-hot columns are made of.
+    min_frequency : int, default 2
+        Rows that a category needs for a code of its own.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Of a frame whose column names are all strings.
+    columns_ : list of NumericColumn and CategoricalColumn
+        What was learned of each column.
+    n_dense_ : int
+        Columns of numbers in the result, which come first.
+    cardinalities_ : list of int
+        For each column of codes behind them, how many codes there are.
+
+    References
+    ----------
+    Gorishniy, Rubachev and Babenko, On Embeddings for Numerical Features in Tabular Deep Learning,
+    NeurIPS 2022; Holzmueller, Grinsztajn and Steinwart, Better by Default: Strong Pre-Tuned MLPs
+    and Boosted Trees on Tabular Data, NeurIPS 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from minidl.sklearn import TabularEncoder
+    >>> X = np.array([[1.0, "a"], [2.0, "b"], [3.0, "b"], [np.nan, "a"]], dtype=object)
+    >>> encoder = TabularEncoder(n_bins=2)
+    >>> encoder.fit_transform(X).round(2)
+    array([[-0.95,  0.  ,  0.  ,  0.  ,  1.  ,  0.  ],
+           [ 0.  ,  1.  ,  0.  ,  0.  ,  0.  ,  1.  ],
+           [ 0.95,  1.  ,  1.  ,  0.  ,  0.  ,  1.  ],
+           [ 0.  ,  0.  ,  0.  ,  1.  ,  1.  ,  0.  ]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        categorical_features: Sequence[str | int] | None = None,
+        n_bins: int | str = "auto",
+        max_one_hot: int = 12,
+        min_frequency: int = 2,
+    ) -> None:
+        self.categorical_features = categorical_features
+        self.n_bins = n_bins
+        self.max_one_hot = max_one_hot
+        self.min_frequency = min_frequency
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn's checks are to know."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def fit(self, X: Any, y: Any = None) -> TabularEncoder:
+        """Learn quantiles and categories.
+
+        Parameters
+        ----------
+        X : frame of pandas or polars, or array_like of shape (N, columns)
+            Numbers, booleans, strings, categories; missing values are NaN, None, NA or null.
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            A parameter or a column does not fit; the message names it.
+        """
+        self._learn(Columns(X))
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Array:
+        """Learn from X, and encode it: as `fit` and `transform`, reading X once."""
+        columns = Columns(X)
+        return self._encode(columns, self._learn(columns))
+
+    def transform(self, X: Any) -> Array:
+        """Encode rows.
+
+        Parameters
+        ----------
+        X : frame of pandas or polars, or array_like of shape (N, columns)
+            The columns that the encoder was fitted with; in a frame in any order.
+
+        Returns
+        -------
+        ndarray of shape (N, n_dense_ + len(cardinalities_)), float32
+            Numbers, and behind them codes of categories.
+
+        Raises
+        ------
+        ValueError
+            A column is missing or one too many, or holds an infinite number.
+        TypeError
+            A column that held numbers has something else now.
+        """
+        check_is_fitted(self)
+        names = getattr(self, "feature_names_in_", None)
+        names = None if names is None else names.tolist()
+        columns = Columns(X, names, self.n_features_in_, type(self).__name__)
+        return self._encode(columns, [self._as_fitted(columns, i) for i in range(len(columns))])
+
+    def _as_fitted(self, columns: Columns, i: int) -> Column:
+        """Column i, in numbers if it was then."""
+        column, fitted = columns[i], self.columns_[i]
+        if isinstance(fitted, NumericColumn) and column.numbers is None:
+            strange = next((value for value in column.objects if value is not None), None)
+            if strange is not None:
+                raise TypeError(f"{column.name}: expected numbers, as in fit, got {strange!r}")
+            return Column(column.name, np.full(columns.rows, np.nan))
+        return column
+
+    def _learn(self, columns: Columns) -> list[Column]:
+        """Learn from the columns; gives them back as they were read."""
+        min_frequency = checks.positive_int(self.min_frequency, "min_frequency")
+        max_one_hot = checks.positive_int(self.max_one_hot, "max_one_hot", 0)
+        chosen = self._chosen(columns)
+        read = [columns[i] for i in range(len(columns))]
+        categorical = [i in chosen or c.numbers is None for i, c in enumerate(read)]
+        n_bins = self._bins(len(read) - sum(categorical), columns.rows)
+        self.columns_ = [
+            CategoricalColumn(column, min_frequency) if is_category else NumericColumn(column, n_bins)
+            for column, is_category in zip(read, categorical, strict=True)
+        ]
+        self._place(max_one_hot)
+        self.n_features_in_ = len(read)
+        if columns.names is not None:
+            self.feature_names_in_ = np.array(columns.names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        return read
+
+    def _chosen(self, columns: Columns) -> set[int]:
+        """Places of the columns that `categorical_features` names."""
+        given = [] if self.categorical_features is None else self.categorical_features
+        if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+            raise TypeError(
+                "categorical_features: expected a list of names or places of columns, got "
+                f"{given!r}"
+            )
+        found = set()
+        for i, name in enumerate(given):
+            if isinstance(name, str):
+                if columns.names is None or name not in columns.names:
+                    raise ValueError(
+                        f"categorical_features[{i}]: expected the name of a column of X, got "
+                        f"{name!r}"
+                    )
+                found.add(columns.names.index(name))
+                continue
+            place = checks.positive_int(name, f"categorical_features[{i}]", 0)
+            if place >= len(columns):
+                raise ValueError(
+                    f"categorical_features[{i}]: expected less than the {len(columns)} columns of "
+                    f"X, got {place}"
+                )
+            found.add(place)
+        return found
+
+    def _bins(self, numeric: int, rows: int) -> int:
+        """Bins for each of so many numeric columns of so many rows."""
+        if isinstance(self.n_bins, str):
+            checks.one_of(self.n_bins, ("auto",), "n_bins")
+            most = min(BINS[1], math.isqrt(rows))
+            return min(max(COLUMNS // max(numeric, 1), BINS[0]), most)
+        return checks.positive_int(self.n_bins, "n_bins", 0)
+
+    def _place(self, max_one_hot: int) -> None:
+        """Which columns are one-hot and which codes, and where numbers end."""
+        self._one_hot = [
+            isinstance(c, CategoricalColumn) and len(c.codes) <= max_one_hot for c in self.columns_
+        ]
+        self.n_dense_ = 0
+        self.cardinalities_: list[int] = []
+        for column, one_hot in zip(self.columns_, self._one_hot, strict=True):
+            if isinstance(column, NumericColumn):
+                self.n_dense_ += column.width
+            elif one_hot:
+                self.n_dense_ += len(column.codes)
+            else:
+                self.cardinalities_.append(len(column.codes) + 1)
+
+    def _encode(self, columns: Columns, read: list[Column]) -> Array:
+        """The result, column by column."""
+        out = np.zeros((columns.rows, self.n_dense_ + len(self.cardinalities_)), np.float32)
+        first, code = 0, self.n_dense_
+        for column, fitted, one_hot in zip(read, self.columns_, self._one_hot, strict=True):
+            if isinstance(fitted, NumericColumn):
+                fitted.encode(column, out[:, first : first + fitted.width])
+                first += fitted.width
+                continue
+            codes = fitted.encode(column)
+            if one_hot:
+                known = np.flatnonzero(codes)
+                out[known, first + codes[known] - 1] = 1
+                first += len(fitted.codes)
+            else:
+                out[:, code] = codes
+                code += 1
+        return out
