@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -73,8 +74,7 @@ def test_piecewise_linear_encoding(n_bins):
     encoder = TabularEncoder(n_bins=n_bins).fit(x[:, None])
     edges = np.sort(x)[[max(256 * i // n_bins - 1, 0) for i in range(n_bins + 1)]]
     expected = [
-        [min(max((v - low) / (high - low), 0), 1) for low, high in zip(edges, edges[1:])]  # noqa: B905
-        for v in new
+        [min(max((v - low) / (high - low), 0), 1) for low, high in pairwise(edges)] for v in new
     ]
     got = encoder.transform(new[:, None])
     np.testing.assert_allclose(got[:, 1:], expected, rtol=1e-5, atol=1e-6)
@@ -214,7 +214,7 @@ def test_names_that_come_or_go_are_a_warning():
     array = frame.to_numpy(dtype=object)
     with pytest.warns(UserWarning, match="does not have valid feature names, but TabularEncoder"):
         TabularEncoder().fit(frame).transform(array)
-    with pytest.warns(UserWarning, match="has feature names, but TabularEncoder was fitted without"):
+    with pytest.warns(UserWarning, match="has feature names, but TabularEncoder was fitted with"):
         TabularEncoder().fit(array).transform(frame)
 
 
@@ -293,9 +293,7 @@ def test_the_network_has_embeddings_beside_numbers_and_rates_by_fan_in():
     adam = network.optimizer(made, model)
     names = ("0.1.weight", "1.weight", "3.weight", "1.bias", "5.bias")
     parameters = dict(model.named_parameters())
-    rates = {
-        name: adam.groups[adam.group_of(name, parameters[name]) - 1]["lr"] for name in names
-    }
+    rates = {name: adam.groups[adam.group_of(name, parameters[name]) - 1]["lr"] for name in names}
     assert rates == pytest.approx(
         {
             "0.1.weight": 0.02,
@@ -539,13 +537,24 @@ def test_fitting_anew_forgets():
     assert not hasattr(model, "feature_names_in_")
 
 
-def test_a_failed_fit_leaves_the_old_models():
+def test_a_failed_fit_changes_nothing(monkeypatch):
     frame, value = mixed(200)
-    model = TabularRegressor(**QUICK, random_state=0).fit(frame, value)
-    before = model.predict(frame)
+    y = value > 0.5
+    model = TabularClassifier(**QUICK, random_state=0).fit(frame, y)
+    before, attributes = model.predict_proba(frame), dict(model.__dict__)
     with pytest.raises(ValueError, match="expected one y for each of the 200 rows"):
-        model.fit(frame, value[:100])
-    np.testing.assert_array_equal(model.predict(frame), before)
+        model.fit(frame, y[:100])
+    with pytest.raises(ValueError, match="one class"):
+        model.fit(frame, ["a"] * 200)
+
+    def train(*arguments):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("minidl.sklearn.tabular.train", train)
+    with pytest.raises(RuntimeError, match="broken"):
+        model.fit(frame[["size"]], np.arange(200) % 3)
+    assert model.__dict__ == attributes
+    np.testing.assert_array_equal(model.predict_proba(frame), before)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -24,6 +24,19 @@ BATCH = (16, 256)  # least and most rows of a batch, if `batch_size` is "auto"
 STEPS = 40  # steps an epoch that it aims at then
 
 
+class Targets(NamedTuple):
+    """What the networks are to learn.
+
+    `y` is as the loss has it, and `classes`, if there are any, are shared out evenly among those
+    held out; `learned` are attributes of the estimator, by name.
+    """
+
+    y: Array
+    outputs: int
+    classes: Array | None
+    learned: dict[str, Any]
+
+
 class _Tabular(BaseEstimator, metaclass=ABCMeta):
     """What both estimators share; the parameters are theirs."""
 
@@ -32,7 +45,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
     def __init__(
         self,
         n_models: int = 4,
-        hidden_layer_sizes: Sequence[int] = (128, 128, 128),
+        hidden_layer_sizes: int | Sequence[int] = (128, 128, 128),
         activation: str = "silu",
         dropout: float = 0.0,
         *,
@@ -67,8 +80,8 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         self.random_state = random_state
 
     @abstractmethod
-    def _targets(self, y: Any) -> tuple[Array, int, Array | None]:
-        """Targets as the loss has them, outputs of the network, and classes to share out evenly."""
+    def _targets(self, y: Array) -> Targets:
+        """What the networks are to learn."""
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn's checks are to know."""
@@ -125,24 +138,28 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
             )
         if len(inputs) < 2:
             raise ValueError("X: expected at least two rows (n_samples >= 2), got n_samples = 1")
-        targets, outputs, classes = self._targets(y)
+        targets = self._targets(y)
         recipe = self._recipe(len(inputs))
         n_models = checks.positive_int(self.n_models, "n_models")
         random = check_random_state(self.random_state)
-        folds = self._folds(len(inputs), n_models, classes, random)
+        folds = self._folds(len(inputs), n_models, targets.classes, random)
         seeds = random.randint(2**31 - 1, size=n_models).tolist()
-        self.encoder_ = encoder
-        self.n_features_in_ = encoder.n_features_in_
+        if weight is not None:
+            weight = weight / weight.mean()
+        rows = Rows(inputs, targets.y, weight)
+        trainers = self._train(recipe, rows, encoder, targets.outputs, folds, seeds)
+        # Nothing has been changed up to here.
+        self.__dict__.pop("feature_names_in_", None)
         if hasattr(encoder, "feature_names_in_"):
             self.feature_names_in_ = encoder.feature_names_in_
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        rows = Rows(inputs, targets, None if weight is None else weight / weight.mean())
-        trainers = self._train(recipe, rows, outputs, folds, seeds)
+        self.n_features_in_ = encoder.n_features_in_
+        self.encoder_ = encoder
         self.models_ = [trainer.model for trainer in trainers]
         self.histories_ = [trainer.history for trainer in trainers]
         self.n_iter_ = max(trainer.epoch for trainer in trainers)
         self.validation_loss_ = [min(h.history["val_loss"]) for h in self.histories_]
+        for name, value in targets.learned.items():
+            setattr(self, name, value)
         return self
 
     @abstractmethod
@@ -151,10 +168,9 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
 
     def _recipe(self, rows: int) -> Recipe:
         """The parameters, checked, as they are for so many rows."""
-        sizes = self.hidden_layer_sizes
-        sizes = [sizes] if isinstance(sizes, (int, np.integer)) else list(sizes)
-        for i, size in enumerate(sizes):
-            checks.positive_int(size, f"hidden_layer_sizes[{i}]")
+        given: Any = self.hidden_layer_sizes
+        given = [given] if isinstance(given, (int, np.integer)) else given
+        sizes = [checks.positive_int(n, f"hidden_layer_sizes[{i}]") for i, n in enumerate(given)]
         if len(set(sizes)) > 4:
             raise ValueError(
                 "hidden_layer_sizes: expected at most 4 different sizes, since each has a learning "
@@ -194,10 +210,16 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         return folds
 
     def _train(
-        self, recipe: Recipe, rows: Rows, outputs: int, folds: Array, seeds: list[int]
+        self,
+        recipe: Recipe,
+        rows: Rows,
+        encoder: TabularEncoder,
+        outputs: int,
+        folds: Array,
+        seeds: list[int],
     ) -> list[minidl.Trainer]:
         """The models, each trained by a thread, as many at a time as there are cores."""
-        dense, cardinalities = self.encoder_.n_dense_, self.encoder_.cardinalities_
+        dense, cardinalities = encoder.n_dense_, encoder.cardinalities_
         count = int(folds.max()) + 1
         trainers = []
         for i, seed in enumerate(seeds):
@@ -333,16 +355,16 @@ class TabularClassifier(ClassifierMixin, _Tabular):
     _loss = minidl.CrossEntropyLoss(label_smoothing=0.05)
 
     def _read_y(self, y: Any) -> Array:
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        return y
+        labels: Array = column_or_1d(y, warn=True)
+        check_classification_targets(labels)
+        return labels
 
-    def _targets(self, y: Array) -> tuple[Array, int, Array | None]:
-        self.classes_, codes = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            one = self.classes_.tolist()[0]
+    def _targets(self, y: Array) -> Targets:
+        classes, codes = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            one = classes.tolist()[0]
             raise ValueError(f"y: expected at least two classes, got one class: {one!r}")
-        return codes, len(self.classes_), codes
+        return Targets(codes, len(classes), codes, {"classes_": classes})
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes, the mean of the models'.
@@ -357,7 +379,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         ndarray of shape (N, n_classes), float64
             In the order of `classes_`.
         """
-        return np.mean([softmax(z, axis=1) for z in self._outputs(X)], axis=0)
+        mean: Array = np.mean([softmax(z, axis=1) for z in self._outputs(X)], axis=0)
+        return mean
 
     def predict(self, X: Any) -> Array:
         """The most probable classes.
@@ -372,7 +395,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         ndarray of shape (N,)
         """
         best = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[best]
+        labels: Array = self.classes_[best]
+        return labels
 
 
 class TabularRegressor(RegressorMixin, _Tabular):
@@ -467,16 +491,16 @@ class TabularRegressor(RegressorMixin, _Tabular):
         return tags
 
     def _read_y(self, y: Any) -> Array:
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-        return y
+        values: Array = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
+        return values
 
-    def _targets(self, y: Array) -> tuple[Array, int, Array | None]:
-        self._flat = y.ndim == 1
-        y = y.reshape(len(y), -1)
-        scale = y.std(axis=0)
-        self._mean, self._scale = y.mean(axis=0), np.where(scale > 0, scale, 1.0)
-        self._range = y.min(axis=0), y.max(axis=0)
-        return (y - self._mean) / self._scale, y.shape[1], None
+    def _targets(self, y: Array) -> Targets:
+        flat, y = y.ndim == 1, y.reshape(len(y), -1)
+        mean, scale = y.mean(axis=0), y.std(axis=0)
+        scale = np.where(scale > 0, scale, 1.0)
+        learned = {"_flat": flat, "_mean": mean, "_scale": scale}
+        learned["_range"] = y.min(axis=0), y.max(axis=0)
+        return Targets((y - mean) / scale, y.shape[1], None, learned)
 
     def predict(self, X: Any) -> Array:
         """Values, the mean of the models', within those of training.
@@ -492,5 +516,5 @@ class TabularRegressor(RegressorMixin, _Tabular):
         """
         outputs = self._outputs(X)
         values = [np.clip(z * self._scale + self._mean, *self._range) for z in outputs]
-        y = np.mean(values, axis=0)
+        y: Array = np.mean(values, axis=0)
         return y[:, 0] if self._flat else y

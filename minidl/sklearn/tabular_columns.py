@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -73,6 +73,7 @@ class Columns:
     ) -> None:
         self.names: list[str] | None = None
         self.is_frame = True
+        self._read: Callable[[Any, int, str], Column]
         if made_by(X, "pandas", "DataFrame"):
             self._read = _from_pandas
             labels = list(X.columns)
@@ -160,10 +161,9 @@ def _as_array(X: Any) -> Array:
             "X.toarray(), or MLPClassifier and MLPRegressor, which take sparse rows"
         )
     if not isinstance(X, np.ndarray):
-        array = np.asarray(X)
-        if array.dtype.kind in "US":  # a list of mixed rows: numbers must stay numbers
-            array = np.asarray(X, dtype=object)
-        X = array
+        rows, X = X, np.asarray(X)
+        if X.dtype.kind in "US":  # of mixed rows: numbers must stay numbers
+            X = np.asarray(rows, dtype=object)
     if X.dtype.kind == "c":
         raise ValueError(f"X: Complex data not supported; {ADVICE}, got {X.dtype}")
     if X.dtype.kind not in "fiubOUST":
@@ -174,7 +174,8 @@ def _as_array(X: Any) -> Array:
             f"of shape {X.shape}. Reshape your data with X.reshape(-1, 1) if it has one column, "
             "with X.reshape(1, -1) if it is one row"
         )
-    return X
+    array: Array = X
+    return array
 
 
 def _from_array(array: Array, place: int, name: str) -> Column:

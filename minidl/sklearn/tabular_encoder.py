@@ -26,12 +26,14 @@ def _edges(numbers: Array, n_bins: int) -> Array:
     A value counts for no more than the share of one bin, so that one that most rows have leaves
     bins for the others; few values are all edges.
     """
+    values: Array
     values, counts = np.unique(numbers, return_counts=True)
     if len(values) <= n_bins + 1:
         return values
     reached = np.minimum(counts, len(numbers) / n_bins).cumsum()
     places = reached.searchsorted(np.linspace(0, reached[-1], n_bins + 1))
-    return values[np.unique(np.minimum(places, len(values) - 1))]
+    edges: Array = values[np.unique(np.minimum(places, len(values) - 1))]
+    return edges
 
 
 class NumericColumn:
@@ -256,7 +258,9 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         categorical = [i in chosen or c.numbers is None for i, c in enumerate(read)]
         n_bins = self._bins(len(read) - sum(categorical), columns.rows)
         self.columns_ = [
-            CategoricalColumn(column, min_frequency) if is_category else NumericColumn(column, n_bins)
+            CategoricalColumn(column, min_frequency)
+            if is_category
+            else NumericColumn(column, n_bins)
             for column, is_category in zip(read, categorical, strict=True)
         ]
         self._place(max_one_hot)

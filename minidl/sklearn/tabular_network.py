@@ -79,9 +79,7 @@ def build(
         layers.append(minidl.Parallel(*numbers, *tables, columns=columns))
         width += sum(dims)
     for size in recipe.hidden_layer_sizes:
-        layers.append(
-            minidl.Linear(width, size, weight_init=_unit_normal, bias_init=_unit_normal)
-        )
+        layers.append(minidl.Linear(width, size, weight_init=_unit_normal, bias_init=_unit_normal))
         layers.append(activation_by_name(recipe.activation))
         if recipe.dropout:
             layers.append(minidl.Dropout(recipe.dropout))
