@@ -407,7 +407,7 @@ def test_rows_of_any_shape_need_flatten():
         (lambda: Parallel(Tanh()), r"^columns: expected a number for each branch.*0 \(Tanh\)"),
         (lambda: Parallel(Tanh(), columns=[1, 2]), r"^columns: expected 1 numbers"),
         (lambda: Parallel(Linear(3, 1), columns=3), r"^columns: expected 1 numbers.* got 3"),
-        (lambda: Parallel(Linear(3, 1), columns="3"), r"^columns\[0\]: expected an integer"),
+        (lambda: Parallel(Linear(3, 1), columns="3"), r"^columns: expected 1 numbers.* got '3'"),
         (lambda: Flatten(0), r"^start_dim: expected 1, got 0"),
         (lambda: Flatten(1, 2), r"^end_dim: expected -1, got 2"),
         (lambda: Parallel(Linear(3, 1), columns=[2]), r"^columns\[0\]: expected 3.*got 2"),

@@ -628,8 +628,10 @@ def test_accuracy_with_ties(rows, columns, dtype):
     y = np.where(rng.random(rows) < 0.5, first, rng.integers(0, columns, rows))
     soft = rng.integers(1, 4, (rows, columns)).astype(dtype)
     uneven = np.arange(1, columns + 1)
-    right, soft_right = (first == y).mean(), (first == soft.argmax(axis=1)).mean()
+    hits, soft_hits = first == y, first == soft.argmax(axis=1)
     for params in ({}, {"batch_size": 7}, {"sample_weight": row_weights(rows)}):
+        w = params.get("sample_weight")
+        right, soft_right = np.average(hits, weights=w), np.average(soft_hits, weights=w)
         for loss in (
             minidl.CrossEntropyLoss(),
             minidl.CrossEntropyLoss(uneven, label_smoothing=1.0),
@@ -647,8 +649,9 @@ def test_binary_accuracy(rows, columns, dtype):
     rng = np.random.default_rng([rows, columns])
     p = rng.integers(-1, 2, (rows, columns)).astype(dtype)  # a logit of 0 says no
     y = rng.integers(0, 2, (rows, columns))
-    right = ((p > 0) == (y > 0.5)).mean()
+    hits = ((p > 0) == (y > 0.5)).mean(axis=1)
     for params in ({}, {"batch_size": 7}, {"sample_weight": row_weights(rows)}):
+        right = np.average(hits, weights=params.get("sample_weight"))
         for loss, targets in (
             (minidl.BCEWithLogitsLoss(), y),
             (minidl.BCEWithLogitsLoss(pos_weight=np.full(columns, 9.0)), y),
