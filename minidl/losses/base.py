@@ -31,7 +31,7 @@ class Loss:
         What the predictions are: logits of one class among several, logits of yes or no in each
         column, numbers, or something else.
     metric : {"accuracy"} or None
-        The share of right rows, if it comes with the loss. It does not count sample weights.
+        The weighted share of right rows, if it comes with the loss.
     """
 
     task: Task = None
