@@ -221,7 +221,7 @@ CALLS = [
     (lambda: trainer().fit(X, Y, shuffle="no"), "shuffle: expected True or False"),
     (lambda: trainer().fit(X, Y, callbacks=None), "callbacks: expected a list of Call"),
     (lambda: trainer().fit(X, Y, callbacks=minidl.TimeLimit(1)), "callbacks: expected a list"),
-    (lambda: trainer().fit(X, Y, callbacks=[minidl.TimeLimit]), "callbacks: expected a list of Call"),
+    (lambda: trainer().fit(X, Y, callbacks=[minidl.TimeLimit]), "callbacks: expected a list"),
     (lambda: trainer().fit((), Y), "X: expected 2 dimensions"),
     (lambda: trainer().evaluate((), Y), "X: expected 2 dimensions"),
     (lambda: trainer().fit(MASKED, Y), "X: expected no missing values"),
