@@ -85,9 +85,10 @@ def as_callbacks(callbacks: Any) -> tuple[Callback, ...]:
     ValueError
         `every` is neither None nor a positive integer.
     """
-    found = tuple(callbacks) if hasattr(callbacks, "__iter__") else (callbacks,)
+    listed = hasattr(callbacks, "__iter__") and not hasattr(callbacks, "__array__")
+    found = tuple(callbacks) if listed else (callbacks,)
     wrong = [each for each in found if not isinstance(each, Callback)]
-    if wrong or not hasattr(callbacks, "__iter__") or isinstance(callbacks, (str, dict)):
+    if wrong or not listed or isinstance(callbacks, (str, dict)):
         got = wrong[0] if wrong else callbacks
         raise TypeError(f"callbacks: expected a list of Callback objects, got {got!r}")
     for callback in found:

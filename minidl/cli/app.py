@@ -10,6 +10,7 @@ from rich.table import Table as RichTable
 from typer.core import TyperGroup
 
 import minidl
+from minidl import checks
 from minidl.cli import bench as benchmark
 from minidl.cli import data, model
 from minidl.cli.data import Task
@@ -265,7 +266,7 @@ def _widths(text: str) -> tuple[int, ...]:
         widths = tuple(int(width) for width in text.split(",")) if text.strip() else ()
     except ValueError:
         widths = (0,)
-    if any(width < 1 for width in widths):
+    if not all(1 <= width <= checks.MOST for width in widths):
         raise CliError(f"--hidden: {text!r} is not a list of widths such as 64,32")
     return widths
 
