@@ -94,7 +94,7 @@ def test_a_with_block_brings_back_the_old_number():
 @pytest.mark.parametrize("n", [0, -1, 1.0, "2", True, [1]])
 def test_a_wrong_number_of_threads_is_an_error(n):
     before = minidl.get_num_threads()
-    with pytest.raises(ValueError, match="n: expected an integer from 1 to 2147483647 or None, got"):
+    with pytest.raises(ValueError, match="n: expected an integer from 1 to 2147483647 or"):
         minidl.set_num_threads(n)
     assert minidl.get_num_threads() == before
 
