@@ -14,7 +14,8 @@ from minidl.lowering import BatchProgram, feed, mode, signature
 from minidl.memory import Array
 
 CACHED_ROWS = 1024  # of a batch, so that activations stay in cache
-QUICK_ROWS = 16  # that are predicted without setting up anything
+QUICK_ROWS = 16  # that are predicted without setting up anything, and more of a small network:
+QUICK_WORK = 1_700_000  # as many as take so many floating-point operations, some 15 microseconds
 
 
 def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
@@ -57,7 +58,14 @@ def _rows(model: Layer, x: list[Array], batch_size: int | None, first: int = 0) 
             while batch.program.run(1, 0.1)[0] == "time":
                 pass
     if len(x) == 1 and not batch.plan.calls and not any(model.categories(0, columns)):
-        batch.program.prepare_quick(np.ndarray, model.dtype, columns, batch.columns, QUICK_ROWS)
+        quick = _quick_rows(batch)
+        batch.program.prepare_quick(np.ndarray, model.dtype, columns, batch.columns, quick)
         model.__dict__["_quick"] = version, batch.program.quick
     model.__dict__["_predictor"] = cached  # last: the next thread may take it at once
     return out
+
+
+def _quick_rows(batch: BatchProgram) -> int:
+    """Rows that one thread has predicted before a call is set up for more."""
+    forward = batch.plan.work / (3 * batch.plan.rows)  # of a row; `work` counts backward too
+    return min(batch.rows, max(QUICK_ROWS, int(QUICK_WORK / max(forward, 1))))

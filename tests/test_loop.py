@@ -679,6 +679,20 @@ def test_the_quick_path_is_taken():
         assert same_bits(quick(x), model.predict(x))
 
 
+def test_a_small_network_predicts_many_rows_on_the_quick_path():
+    model, large = make_model(), minidl.Sequential(minidl.Linear(700, 900, seed=0))
+    X = np.tile(make_data()[0], (100, 1))
+    whole = model.predict(X)
+    quick = model.__dict__["_quick"][1]
+    for rows in (17, 50, 80):
+        assert same_bits(quick(X[:rows]), whole[:rows])
+    assert quick(X) is None
+    wide = np.ones((17, 700), np.float32)
+    large.predict(wide)
+    assert large.__dict__["_quick"][1](wide) is None
+    assert large.__dict__["_quick"][1](wide[:16]) is not None
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 def test_copies_predict_by_themselves(clone):
     model = make_model()
@@ -696,7 +710,7 @@ def test_the_quick_path_leaves_a_program_that_is_in_use_alone(monkeypatch):
     from minidl import prediction
 
     model, feed, given = make_model(), prediction.feed, []
-    X = make_data()[0]
+    X = np.tile(make_data()[0], (100, 1))  # too many rows for the quick path
     expected = model.predict(X)
     quick = model.__dict__["_quick"][1]
     assert quick(X[:2]) is not None
