@@ -25,7 +25,7 @@ Columns are counted in vectors. Forward keeps X, and the activation's output or 
 from minidl.kernels.activation cimport (
     IDENTITY, RELU, activate, activation_gradient,
 )
-from minidl.kernels.optimizer cimport NUMBERS, Step, spread, updated
+from minidl.kernels.optimizer cimport ADAM, NUMBERS, Step, spread, updated
 from minidl.kernels.simd cimport (
     TILE_ROWS, VECTOR_BYTES, first_lanes, fma, if_gt, lanes, prefetch, prefetch_far, require,
     splat, splat_at, transpose, vec, vmax,
@@ -148,6 +148,20 @@ cdef inline void tile(const Product* p, Py_ssize_t first, Py_ssize_t column, con
         finish_tile(p, at, out, rows, cols)
 
 
+cdef inline void update_tile(const Product* p, const Step* step, Py_ssize_t at, const vec* out,
+                             int rows, int cols) noexcept nogil:
+    """weights = optimizer(weights, tile)."""
+    cdef Py_ssize_t i, j, place
+    cdef vec* weights = <vec*>p.side
+    cdef vec k[NUMBERS]
+    spread(step, k)
+    for i in range(rows):
+        for j in range(cols):
+            place = at + i * p.ld + j
+            weights[place] = updated(step, k, weights[place], out[i * cols + j],
+                                     <vec*>p.m + place, p.stride)
+
+
 cdef void finish_tile(const Product* p, Py_ssize_t at, const vec* out, int rows, int cols
                       ) noexcept nogil:
     """The longer epilogues, on a tile that has been stored to `out`."""
@@ -155,18 +169,23 @@ cdef void finish_tile(const Product* p, Py_ssize_t at, const vec* out, int rows,
     cdef vec* c = <vec*>p.c
     cdef vec* side = <vec*>p.side
     cdef vec x
-    cdef vec k[NUMBERS]
-    cdef Step step  # a copy, which no store into a weight can change
+    cdef Step step
     if p.finish == UPDATE:
-        step = p.step[0]
-        spread(&step, k)
+        step = p.step[0]  # a copy, which no store into a weight can change
+        if step.kind == ADAM and not step.variant and step.scale == 1.0 and step.clip == 0.0:
+            step.kind = ADAM  # known to the compiler, which leaves out all other cases
+            step.variant = False
+            step.scale = 1.0
+            step.clip = 0.0
+            update_tile(p, &step, at, out, rows, cols)
+        else:
+            update_tile(p, &step, at, out, rows, cols)
+        return
     for i in range(rows):
         for j in range(cols):
             x = out[i * cols + j]
             place = at + i * p.ld + j
-            if p.finish == UPDATE:
-                side[place] = updated(&step, k, side[place], x, <vec*>p.m + place, p.stride)
-            elif p.finish == BACKWARD:
+            if p.finish == BACKWARD:
                 c[place] = activation_gradient(p.activation, x, side[place], p.alpha, p.beta)
             else:
                 if p.side != NULL:
