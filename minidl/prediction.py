@@ -15,7 +15,7 @@ from minidl.memory import Array
 
 CACHED_ROWS = 1024  # of a batch, so that activations stay in cache
 QUICK_ROWS = 16  # that are predicted without setting up anything, and more of a small network:
-QUICK_WORK = 1_700_000  # as many as take so many floating-point operations, some 15 microseconds
+QUICK_WORK = 1_700_000  # as many as take so many floating-point operations
 
 
 def predict(model: Layer, x: Any, batch_size: int | None) -> Array:

@@ -1,6 +1,6 @@
 """What follows each epoch: curves, scikit-learn's rule of when to stop, the rate, the best weights.
 
-Some 20 microseconds an epoch, since epochs of small data take no more than a few hundred.
+Little is done an epoch, since epochs of small data take no more than a few hundred microseconds.
 """
 
 from __future__ import annotations
