@@ -116,6 +116,49 @@ def write_safetensors(
     write_atomically(path, save(tensors, header))
 
 
+READERS = {  # of each form that minidl writes
+    "minidl-1": "minidl.load",
+    "minidl-checkpoint-1": "Trainer.resume",
+    "minidl-tabular-1": "minidl.sklearn.load_tabular",
+}
+
+
+def _other(header: Header) -> str:
+    """What to do with a file of another form."""
+    reader = READERS.get(header.get("format", ""))
+    return f"it is for {reader}" if reader else "load its tensors with load_state_dict"
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Any]:
+    """A safetensors file, open; its errors, and those in the block, are FormatErrors."""
+    from safetensors import SafetensorError, safe_open
+
+    _permissions(path)
+    with open(path, "rb"):  # what may not be read is an OSError
+        pass
+    try:
+        with FormatError.explains(path), safe_open(path, framework="np") as file:
+            yield file
+    except SafetensorError as error:
+        raise FormatError(f"{path}: not a safetensors file, or damaged: {error}") from None
+
+
+def form_of(path: str | os.PathLike[str]) -> str | None:
+    """What the metadata of a safetensors file say that it is, one of `READERS`; or None.
+
+    Raises
+    ------
+    FormatError
+        The file is no safetensors file.
+    OSError
+        It cannot be read.
+    """
+    with _opened(checks.path(path)) as file:
+        form = (file.metadata() or {}).get("format")
+        return form if form in READERS else None
+
+
 def read_safetensors(
     path: str | os.PathLike[str], form: str, what: str
 ) -> tuple[Header, dict[str, Array]]:
@@ -128,20 +171,9 @@ def read_safetensors(
     OSError
         It cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = checks.path(path)
-    _permissions(path)
-    with open(path, "rb"):  # what may not be read is an OSError
-        pass
-    try:
-        with FormatError.explains(path), safe_open(path, framework="np") as file:
-            header = Header(file.metadata() or {})
-            if header.get("format") != form:
-                raise FormatError(
-                    f"{path}: a safetensors file, but not {what} (no format {form!r} in its "
-                    "metadata); load its tensors with load_state_dict"
-                )
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise FormatError(f"{path}: not a safetensors file, or damaged: {error}") from None
+    with _opened(path) as file:
+        header = Header(file.metadata() or {})
+        if header.get("format") != form:
+            raise FormatError(f"{path}: a safetensors file, but not {what}: {_other(header)}")
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

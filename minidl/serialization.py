@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minidl import checks, layers
-from minidl.files import FormatError, read_safetensors, write_safetensors
+from minidl.files import FormatError, Header, read_safetensors, write_safetensors
 from minidl.layers import Layer, Residual, Sequential
 from minidl.layers.container import Container
 from minidl.memory import Array
@@ -53,27 +53,34 @@ def save(
     """
     import json
 
-    if metadata is not None and not isinstance(metadata, dict):
-        raise TypeError(f"metadata: expected a dict, got {type(metadata).__name__}")
     header = {
+        "metadata": metadata_text(metadata),
         "format": FORMAT,
         "architecture": json.dumps(architecture(model)),
-        "metadata": _json({} if metadata is None else metadata),
         "training": json.dumps(model.__dict__.get("training_record")),
     }
     write_safetensors(path, finite_state(model), header)
 
 
-def _json(metadata: Any) -> str:
+def metadata_text(metadata: dict[str, Any] | None) -> str:
     """A dictionary of the user's as JSON."""
     import json
 
+    metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict):
         raise TypeError(f"metadata: expected a dict, got {type(metadata).__name__}")
     try:
         return json.dumps(metadata)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"metadata: expected what JSON can hold: {error}") from None
+
+
+def read_metadata(header: Header) -> dict[str, Any]:
+    """The dictionary that `metadata_text` has written."""
+    metadata: Any = header.read("metadata", {})
+    if not isinstance(metadata, dict):
+        raise ValueError(f"metadata: expected an object, got {metadata!r:.50}")
+    return metadata
 
 
 def load(path: str | os.PathLike[str]) -> Sequential:
@@ -92,9 +99,7 @@ def load(path: str | os.PathLike[str]) -> Sequential:
     with FormatError.explains(path):
         model = build(header.read("architecture"), tensors)
         model.load_state_dict(tensors)
-        model.__dict__["metadata"] = header.read("metadata", {})
-        if not isinstance(model.metadata, dict):
-            raise ValueError(f"metadata: expected an object, got {model.metadata!r:.50}")
+        model.__dict__["metadata"] = read_metadata(header)
         model.__dict__["training_record"] = record_of_training(header.read("training", None))
     model.eval()
     return model

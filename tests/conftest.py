@@ -1,7 +1,11 @@
 """What all tests share."""
 
+import os
 import signal
-from importlib.util import find_spec
+
+# Before libgomp is loaded: PyTorch's threads would wait for each other by spinning, which is slow
+# where something else runs.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 
@@ -12,15 +16,6 @@ def pytest_configure():
     """Take SIGINT again where the tests were started with it ignored, as a shell's `&` does."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread_for_torch():
-    """PyTorch's threads wait for each other by spinning: slow where something else runs."""
-    if find_spec("torch") is not None:
-        import torch
-
-        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

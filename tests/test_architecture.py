@@ -73,6 +73,7 @@ ORDER = [
     {"sklearn.tabular_columns", "sklearn.tabular_network"},
     {"sklearn.tabular_encoder"},
     {"sklearn.tabular"},
+    {"sklearn.tabular_files"},
     {"sklearn"},
 ]  # fmt: skip
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}

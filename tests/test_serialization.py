@@ -395,7 +395,7 @@ def test_a_pickle_is_not_run(saved):
 
 def test_a_safetensors_file_of_somebody_elses(tmp_path):
     save_file({"w": np.zeros(3)}, tmp_path / "m")
-    with pytest.raises(minidl.FormatError, match=r"not a minidl model .* load_state_dict"):
+    with pytest.raises(minidl.FormatError, match=r"not a minidl model: .* load_state_dict"):
         minidl.load(tmp_path / "m")
 
 

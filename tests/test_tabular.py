@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("sklearn")
 pd = pytest.importorskip("pandas")
 pl = pytest.importorskip("polars")
+pa = pytest.importorskip("pyarrow")
 
 from sklearn.base import clone  # noqa: E402
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris  # noqa: E402
@@ -57,6 +58,12 @@ def test_a_number_is_scaled_by_median_and_quartiles_and_clipped_smoothly():
     np.testing.assert_allclose(got[:, 0], z / np.sqrt(1 + (z / 3) ** 2), rtol=1e-6)
     assert got.dtype == np.float32
     assert np.abs(got).max() < 3
+
+
+def test_a_far_number_is_clipped_however_far():
+    x = np.array([0.0, 1e-9, 2e-9, 1e200, -1e308])
+    got = TabularEncoder(n_bins=2).fit(x[:3, None]).transform(x[:, None])
+    np.testing.assert_allclose(got[3:], [[3, 1, 1], [-3, 0, 0]])
 
 
 def test_where_the_quartiles_agree_half_the_range_is_the_scale():
@@ -155,6 +162,8 @@ def test_all_kinds_of_tables_are_read_alike():
         arrow,
         objects.to_numpy(),
         objects.to_numpy().tolist(),
+        pa.Table.from_pandas(frame),
+        pa.Table.from_pandas(frame.astype({"city": str})).to_batches()[0],
     ]:
         np.testing.assert_array_equal(TabularEncoder().fit_transform(other), expected)
         got = TabularEncoder().fit(other).transform(other)
@@ -253,6 +262,10 @@ def test_bad_arguments_of_the_encoder(arguments, error, message):
     [
         (pd.DataFrame({"t": pd.date_range("2020", periods=3)}), TypeError, "'t'.*weekday, hour"),
         (pl.DataFrame({"t": pd.date_range("2020", periods=3)}), TypeError, "'t'.*weekday, hour"),
+        (pa.table({"t": pd.date_range("2020", periods=3)}), TypeError, "'t'.*weekday, hour"),
+        (pa.table({"t": [[1], [2]]}), TypeError, "'t'.*a value of type list"),
+        (pa.table({"t": [1.0, np.inf]}), ValueError, "'t'.*infinity in row 1"),
+        (pa.table({}), ValueError, "at least one"),
         (pl.DataFrame({"t": [1.0]}).lazy(), TypeError, "collect"),
         (pd.DataFrame({"t": [[1], [2]]}), TypeError, "'t'.*of type list"),
         (np.arange(3.0), ValueError, "Expected 2D array, got 1D"),

@@ -12,10 +12,12 @@ from typer.core import TyperGroup
 import minidl
 from minidl import checks
 from minidl.cli import bench as benchmark
-from minidl.cli import data, model
+from minidl.cli import data, model, tables, tabular
 from minidl.cli.data import Task
 from minidl.cli.errors import CliError, check_writable
 from minidl.cli.model import Settings
+from minidl.cli.results import Result
+from minidl.files import form_of
 
 ERRORS = (CliError, ValueError, OSError, MemoryError, minidl.NonFiniteError)
 
@@ -79,7 +81,7 @@ def _start(
         ),
     ] = False,
 ) -> None:
-    """Train small neural networks on a table of numbers, and predict with them.
+    """Train small neural networks on a table, and predict with them.
 
     \b
     Examples:
@@ -95,6 +97,10 @@ def _start(
 Threads = Annotated[
     int | None, typer.Option(min=1, help="Threads to use; by default all that help.")
 ]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COLUMN", help="Column of the table to leave out; may be given again."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
 
 
@@ -104,73 +110,120 @@ def train(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="digits, an .npz file with arrays X and y, or a .csv file with a header.",
+            help="A .csv file with a header, a .parquet file, an .npz file with arrays X and y, or "
+            "digits.",
         ),
     ],
     target: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of the .csv file to learn.")
+        str | None, typer.Option(metavar="COLUMN", help="Column of the table to learn.")
     ] = None,
     task: Annotated[
         Task,
         typer.Option(help="auto: regression where the target has fractions, else classification."),
     ] = Task.auto,
+    ignore: Ignore = None,
+    categorical: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN", help="Column of numbers that are categories; may be given again."
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Model to write.  [default: SOURCE.safetensors]"),
     ] = None,
     force: Force = False,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = Settings.epochs,
-    batch_size: Annotated[int, typer.Option(min=2, help="Rows a step.")] = Settings.batch_size,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = Settings.lr,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the data.  [default: 25; of a table 28 at most]"),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=2, help="Rows a step.  [default: 64; of a table by its rows]"),
+    ] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="Learning rate.  [default: Adam's 0.001; of a table 0.04]"),
+    ] = None,
     hidden: Annotated[
-        str, typer.Option(metavar="WIDTHS", help="Widths of the hidden layers; '' for none.")
-    ] = ",".join(map(str, Settings.hidden)),
+        str | None,
+        typer.Option(
+            metavar="WIDTHS",
+            help="Widths of the hidden layers; '' for none.  [default: 256,64; of a table "
+            "128,128,128]",
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the split, the weights and the order of rows.")
-    ] = Settings.seed,
+    ] = 0,
     threads: Threads = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
     """Train on a table, test on a fifth of it, save the model.
 
-    The network classifies or estimates a value: Linear-BatchNorm1d-ReLU layers and a last
-    Linear, trained with Adam on standardised columns. What `minidl predict` needs is saved too.
+    It classifies or estimates a value. On a table of numbers, texts and missing values, .csv or
+    .parquet, these are the networks of minidl.sklearn's TabularClassifier or TabularRegressor; on
+    arrays Linear-BatchNorm1d-ReLU layers and a last Linear, trained with Adam on standardised
+    columns. The scores on the fifth stand beside those of a constant guess: the classes' shares, or
+    the mean. What `minidl predict` needs is saved too.
 
     \b
     Examples:
+      minidl train houses.csv --target price --ignore id --categorical zipcode
       minidl train digits
       minidl train digits --epochs 50 --hidden 128,64 --out best.safetensors
       minidl train flowers.npz --seed 1
-      minidl train houses.csv --target price --task regression
     """
-    settings = Settings(_widths(hidden), epochs, batch_size, lr, seed)
+    widths = None if hidden is None else _widths(hidden)
+    given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "hidden": widths}
+    given = {name: value for name, value in given.items() if value is not None}
     path = Path(source)
     if out is None:
         out = Path(f"{path.stem}.safetensors")
     check_writable(out, force)
     _set_threads(threads)
-    if source != "digits":
-        table = data.load_table(path, target)
-    elif target is None:
-        table = data.load_digits()
+    if path.suffix.lower() in tables.KINDS:
+        options = {tabular.PARAMETERS[name]: value for name, value in given.items()}
+        table = tabular.load(path, target, ignore or ())
+        progress = not quiet and minidl.ProgressBar.suits()
+        result = tabular.train(
+            table, task, categorical or (), ignore or (), options, seed, progress
+        )
+    elif target or ignore or categorical:
+        raise CliError("--target, --ignore and --categorical are for .csv and .parquet files")
     else:
-        raise CliError("--target is for .csv files")
-    result = model.train(table, task, settings, progress=not quiet)
-    minidl.save(result.model, out, metadata=result.metadata)
-    if quiet:
-        return
-    rows = RichTable(title=f"{source}: {result.metadata['task']}", show_header=False)
-    rows.add_column()
-    rows.add_column(justify="right")
-    for name, value in result.test.items():
-        rows.add_row(f"test {name}", f"{value:.4g}")
-    rows.add_row("epochs", str(epochs))
-    rows.add_row("training time", f"{result.seconds:.3g} s")
-    rows.add_row("samples per second", f"{result.samples / result.seconds:,.0f}")
-    rows.add_row("threads", str(minidl.get_num_threads()))
-    rows.add_row("CPU level", str(minidl.get_config()["isa"]))
-    rows.add_row("model", str(out))
-    _print(rows)
+        arrays = data.load_digits() if source == "digits" else data.load_arrays(path)
+        settings = Settings(**given, seed=seed)
+        result = model.train(arrays, task, settings, progress=not quiet)
+    result.write(out)
+    if not quiet:
+        _show(source, result, out)
+
+
+def _show(source: str, result: Result, out: Path) -> None:
+    """Print how a training went."""
+    scores = RichTable(title=f"{source}: {result.task}")
+    scores.add_column("on test rows")
+    for name in ("model", "constant guess"):
+        scores.add_column(name, justify="right")
+    for name, (own, guess) in result.scores.items():
+        scores.add_row(name, _number(own), _number(guess))
+    _print(scores)
+    facts = RichTable(show_header=False)
+    facts.add_column()
+    facts.add_column(justify="right")
+    for name, value in result.facts.items():
+        facts.add_row(name, value)
+    facts.add_row("training time", f"{result.seconds:.3g} s")
+    facts.add_row("threads", str(minidl.get_num_threads()))
+    facts.add_row("CPU level", str(minidl.get_config()["isa"]))
+    facts.add_row("model", str(out))
+    _print(facts)
+
+
+def _number(value: float) -> str:
+    """Four digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 @app.command()
@@ -178,11 +231,15 @@ def predict(
     model_file: Annotated[Path, typer.Argument(metavar="MODEL", help="What `train` has saved.")],
     table: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="A .csv file with a header, or an .npz with array X."),
+        typer.Argument(
+            metavar="FILE",
+            help="A .csv file with a header, a .parquet file, or an .npz with array X.",
+        ),
     ],
     proba: Annotated[
         bool, typer.Option("--proba", help="Add a column of probabilities for each class.")
     ] = False,
+    ignore: Ignore = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write there.  [default: standard output]")
     ] = None,
@@ -190,8 +247,8 @@ def predict(
 ) -> None:
     """Write predictions for the rows of a file as CSV.
 
-    The columns of a .csv file are found by name, in any order; those that the model does not
-    know are left alone.
+    The columns of a table are found by name, in any order. One that is missing is an error, and so
+    is one that the model was not trained with, but for the target and what --ignore names.
 
     \b
     Examples:
@@ -200,7 +257,8 @@ def predict(
     """
     if out is not None:
         check_writable(out, force)
-    text = model.predict(model_file, table, proba)
+    for_tables = form_of(model_file) == "minidl-tabular-1"
+    text = (tabular if for_tables else model).predict(model_file, table, proba, ignore or ())
     if out is None:
         print(text, end="")
     else:

@@ -1,10 +1,7 @@
-"""Reading the user's tables, splitting them, and scaling their columns."""
+"""Arrays to learn from; what the target asks for; splitting rows, and scaling columns."""
 
-import csv
-import math
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,9 +16,9 @@ from minidl.cli.errors import CliError
 Floats: TypeAlias = npt.NDArray[np.float64]
 Indices: TypeAlias = npt.NDArray[np.intp]
 
-MISSING = frozenset({"", "na", "n/a", "nan", "null"})
 UNREADABLE = (ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 MINIMUM_ROWS = 5
+MOST_CLASSES = 50  # of whole numbers, unless the user says that they are classes
 
 
 class Task(StrEnum):
@@ -40,7 +37,7 @@ class Table:
     ----------
     source : the file's name
     features : names of the columns of X
-    X : (N, D), finite
+    X : (N, D): finite numbers, or an Arrow table
     target : name of the target
     y : (N,): floats, integers, bools or strings
     same_unit : whether all columns of X are in one unit, as the pixels of an image are
@@ -48,7 +45,7 @@ class Table:
 
     source: str
     features: list[str]
-    X: Floats
+    X: Any
     target: str
     y: npt.NDArray[Any]
     same_unit: bool = False
@@ -70,63 +67,40 @@ def load_digits() -> Table:
     return Table("digits", names, digits.data, "digit", digits.target, same_unit=True)
 
 
-def load_table(path: Path, target: str | None) -> Table:
-    """Read a table with its target: `X` and `y` of an .npz file, or a .csv file's columns.
+def load_arrays(path: Path) -> Table:
+    """Read the arrays `X` and `y` of an .npz file.
 
     Raises
     ------
     CliError
         Whatever is wrong with the file; a bad value is named by row and column.
     """
-    if _kind(path) == ".npz":
-        if target is not None:
-            raise CliError("--target is for .csv files; an .npz file's target is its array y")
-        arrays = _read_npz(path, ("X", "y"))
-        X, y = _check_X(path, arrays["X"]), arrays["y"]
-        y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-        if y.shape != (len(X),) or y.dtype.kind not in "biufUS":
-            raise CliError(
-                f"{path}: y must be {len(X)} numbers or strings, one for each row of X, "
-                f"got shape {y.shape} of {y.dtype}"
-            )
-        if y.dtype.kind == "f" and not np.isfinite(y).all():
-            row = int(np.flatnonzero(~np.isfinite(y))[0])
-            raise CliError(f"{path}: row {row + 1} of y: {y[row]} is not finite")
-        names = [f"x{j}" for j in range(X.shape[1])]
-        return Table(str(path), names, X, "y", y.astype(_plain(y)))
-    names, rows = _read_csv(path)
-    if target is None:
-        raise CliError(f"{path}: --target must name the column to learn: {_listed(names)}")
-    features = [name for name in names if name != target]
-    labels = [row[_column(path, names, target)] for row in rows]
-    for number, label in enumerate(labels, start=1):
-        if label.lower() in MISSING:
-            raise _bad_value(str(path), number, target, label)
-    X = _numbers(path, names, rows, features)
-    return Table(str(path), features, _check_X(path, X), target, _parse_labels(labels))
+    if path.suffix.lower() != ".npz":
+        raise CliError(f"{path}: want a .csv, .parquet or .npz file, or digits")
+    arrays = _read_npz(path, ("X", "y"))
+    X, y = _check_X(path, arrays["X"]), arrays["y"]
+    y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+    if y.shape != (len(X),) or y.dtype.kind not in "biufUS":
+        raise CliError(
+            f"{path}: y must be {len(X)} numbers or strings, one for each row of X, "
+            f"got shape {y.shape} of {y.dtype}"
+        )
+    if y.dtype.kind == "f" and not np.isfinite(y).all():
+        row = int(np.flatnonzero(~np.isfinite(y))[0])
+        raise CliError(f"{path}: row {row + 1} of y: {y[row]} is not finite")
+    names = [f"x{j}" for j in range(X.shape[1])]
+    return Table(str(path), names, X, "y", y.astype(_plain(y)))
 
 
-def load_features(path: Path, features: Sequence[str]) -> Floats:
-    """Read the columns to predict from: by name from a .csv, by place from an .npz file.
+def load_X(path: Path) -> Floats:
+    """Read the array `X` of an .npz file.
 
     Raises
     ------
     CliError
         Whatever is wrong with the file; a bad value is named by row and column.
     """
-    if _kind(path) == ".csv":
-        return _numbers(path, *_read_csv(path), features)
-    X = _check_X(path, _read_npz(path, ("X",))["X"])
-    if X.shape[1] != len(features):
-        raise CliError(f"{path}: X has {X.shape[1]} columns, the model wants {len(features)}")
-    return X
-
-
-def _kind(path: Path) -> str:
-    kind = path.suffix.lower()
-    if kind not in (".csv", ".npz"):
-        raise CliError(f"{path}: want a .csv or .npz file")
-    return kind
+    return _check_X(path, _read_npz(path, ("X",))["X"])
 
 
 def _read_npz(path: Path, wanted: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -139,7 +113,7 @@ def _read_npz(path: Path, wanted: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
             raise CliError(f"{path}: not an .npz file")
         for name in wanted:
             if name not in arrays:
-                raise CliError(f"{path}: no array {name} among {_listed(arrays.files)}")
+                raise CliError(f"{path}: no array {name} among {listed(arrays.files)}")
         try:
             return {name: np.asarray(arrays[name]) for name in wanted}
         except UNREADABLE as error:
@@ -161,73 +135,22 @@ def _check_X(path: Path, X: npt.NDArray[Any]) -> Floats:
     return table
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the rows below it, spaces stripped, empty lines left out."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in row] for row in csv.reader(file) if row]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise CliError(f"{path}: {error}") from None
-    if len(lines) < 2:
-        raise CliError(f"{path}: want a header and rows below it")
-    names, *rows = lines
-    name, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise CliError(f"{path}: {count} columns are named {name!r}")
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(names):
-            raise CliError(f"{path}: row {number}: {len(row)} values, want {len(names)}")
-    return names, rows
-
-
-def _column(path: Path, names: Sequence[str], name: str) -> int:
-    if name not in names:
-        raise CliError(f"{path}: no column {name!r} among {_listed(names)}")
-    return names.index(name)
-
-
-def _numbers(
-    path: Path, names: Sequence[str], rows: Sequence[Sequence[str]], wanted: Sequence[str]
-) -> Floats:
-    """Return the wanted columns as numbers, (N, D)."""
-    table = np.empty((len(rows), len(wanted)))
-    places = [_column(path, names, name) for name in wanted]
-    for i, row in enumerate(rows):
-        for j, place in enumerate(places):
-            value = _number(row[place])
-            if value is None:
-                raise _bad_value(str(path), i + 1, wanted[j], row[place])
-            table[i, j] = value
-    return table
-
-
-def _number(text: str) -> float | None:
-    """Return the finite number that a text is, or None."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _bad_value(source: str, row: int, column: str, text: str) -> CliError:
-    missing = text.lower() in MISSING
-    what = "the value is missing" if missing else f"{text!r} is not a finite number"
-    return CliError(f"{source}: row {row}, column {column!r}: {what}")
-
-
-def _parse_labels(labels: Sequence[str]) -> npt.NDArray[Any]:
-    """Return numbers if every label is one, else the labels."""
-    values = [_number(label) for label in labels]
-    return np.array(labels if None in values else values)
-
-
 def _plain(y: npt.NDArray[Any]) -> npt.DTypeLike:
     """Return the widest dtype of y's kind; JSON knows no others."""
     return {"b": np.bool_, "f": np.float64, "U": np.str_, "S": np.str_}.get(y.dtype.kind, np.int64)
 
 
-def _listed(names: Sequence[str], most: int = 8) -> str:
+def is_number(text: str) -> bool:
+    """Return whether a text is a number, infinity and NaN among them."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Return some names, and how many there are."""
     return ", ".join(names[:most]) + (f", ... ({len(names)})" if len(names) > most else "")
 
 
@@ -251,7 +174,7 @@ def choose_task(task: Task, table: Table) -> Task:
         task = Task.classification if whole or not numeric else Task.regression
     if task is Task.regression:
         if not numeric:
-            row = next((i for i, label in enumerate(table.y) if _number(label) is None), 0)
+            row = next((i for i, label in enumerate(table.y) if not is_number(label)), 0)
             raise CliError(
                 f"{table.source}: row {row + 1}, column {table.target!r}: "
                 f"{str(table.y[row])!r} is text; regression wants numbers"
@@ -262,7 +185,7 @@ def choose_task(task: Task, table: Table) -> Task:
         raise CliError(f"classification wants classes; {table.target!r} has fractions")
     if count < 2:
         raise CliError(f"classification wants two classes or more; {table.target!r} has {count}")
-    if auto and numeric and 2 * count > len(table.y):
+    if auto and numeric and (count > MOST_CLASSES or 2 * count > len(table.y)):
         raise CliError(
             f"{table.target!r} has {count} different values in {len(table.y)} rows; "
             "choose --task regression or --task classification"

@@ -1,7 +1,5 @@
-"""Training a network on a table, and predicting with one."""
+"""Training a network on arrays, and predicting with one."""
 
-import csv
-import io
 import itertools
 import time
 from collections.abc import Sequence
@@ -13,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 import minidl
-from minidl.cli import data
+from minidl.cli import data, tables
 from minidl.cli.data import Table, Task
 from minidl.cli.errors import CliError
+from minidl.cli.results import Result, as_csv, scores_of_classes, scores_of_values
 
 TEST_SHARE = 0.2
 WRITER = "minidl train"  # marks the metadata of models that `predict` can read
@@ -30,17 +29,6 @@ class Settings:
     batch_size: int = 64
     lr: float = 1e-3
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Result:
-    """A trained model and how it went; `test` maps each metric to its value on the test rows."""
-
-    model: minidl.Sequential
-    metadata: dict[str, Any]
-    test: dict[str, float]
-    seconds: float
-    samples: int
 
 
 def mlp(sizes: Sequence[int], batch_norm: bool, seed: int) -> minidl.Sequential:
@@ -104,19 +92,28 @@ def train(table: Table, task: Task, settings: Settings, progress: bool) -> Resul
         verbose="auto" if progress else 0,
     )
     seconds = time.perf_counter() - start
-    test = trainer.evaluate(X[testing], y[testing])
+    outputs_of_test = model.predict(X[testing]).astype(np.float64)
     if task is Task.regression:
-        variance = float(np.var(y[testing], dtype=np.float64))
-        test = {
-            "RMSE": float(np.sqrt(test["loss"])) * metadata["target_scale"],
-            "R2": 1 - test["loss"] / variance if variance else float("nan"),
-        }
+        mean, scale = metadata["target_mean"], metadata["target_scale"]
+        values = table.y.astype(np.float64)
+        scores = scores_of_values(
+            values[training], values[testing], outputs_of_test[:, 0] * scale + mean
+        )
     else:
-        test = {"accuracy": test["accuracy"]}
-    return Result(model, metadata, test, seconds, len(training) * settings.epochs)
+        scores = scores_of_classes(y[training], y[testing], probabilities(outputs_of_test))
+    samples = len(training) * settings.epochs
+    facts = {"epochs": str(settings.epochs), "samples per second": f"{samples / seconds:,.0f}"}
+    return Result(task.value, lambda out: minidl.save(model, out, metadata), scores, seconds, facts)
 
 
-def predict(model_path: Path, table_path: Path, proba: bool) -> str:
+def probabilities(outputs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the softmax of each row."""
+    shares: npt.NDArray[np.float64] = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return shares
+
+
+def predict(model_path: Path, path: Path, proba: bool, ignored: Sequence[str]) -> str:
     """Return the predictions for the rows of a table as the text of a CSV file.
 
     Raises
@@ -131,24 +128,24 @@ def predict(model_path: Path, table_path: Path, proba: bool) -> str:
     classes: list[Any] | None = metadata.get("classes")
     if proba and classes is None:
         raise CliError("--proba is for classification; this model predicts a value")
-    X = data.load_features(table_path, metadata["features"])
+    target = metadata["target"]
+    X = _features(path, metadata["features"], target, ignored)
     scaled = data.standardise(X, np.array(metadata["mean"]), np.array(metadata["scale"]))
     outputs = model.predict(scaled).astype(np.float64)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     if classes is None:
-        writer.writerow([metadata["target"]])
         values = outputs[:, 0] * metadata["target_scale"] + metadata["target_mean"]
-        writer.writerows([f"{value:.12g}"] for value in values)
-        return text.getvalue()
+        return as_csv(target, values.tolist())
     labels = [classes[i] for i in outputs.argmax(axis=1)]
-    if not proba:
-        writer.writerow([metadata["target"]])
-        writer.writerows([label] for label in labels)
-        return text.getvalue()
-    writer.writerow([metadata["target"], *(f"p({label})" for label in classes)])
-    shares = np.exp(outputs - outputs.max(axis=1, keepdims=True))
-    shares /= shares.sum(axis=1, keepdims=True)
-    for label, row in zip(labels, shares, strict=True):
-        writer.writerow([label, *(f"{share:.6g}" for share in row)])
-    return text.getvalue()
+    return as_csv(target, labels, classes, probabilities(outputs) if proba else None)
+
+
+def _features(path: Path, names: Sequence[str], target: str, ignored: Sequence[str]) -> data.Floats:
+    """Read the columns to predict from: by place from an .npz file, else by name."""
+    if path.suffix.lower() in tables.KINDS:
+        return tables.numbers(path, tables.features(path, [target], ignored), names)
+    if path.suffix.lower() != ".npz":
+        raise CliError(f"{path}: want a .csv, .parquet or .npz file")
+    X = data.load_X(path)
+    if X.shape[1] != len(names):
+        raise CliError(f"{path}: X has {X.shape[1]} columns, the model wants {len(names)}")
+    return X

@@ -17,8 +17,17 @@ from sklearn.utils.validation import _check_sample_weight, check_array, check_is
 import minidl
 from minidl import checks, parallel
 from minidl.memory import Array
+from minidl.sklearn import threads
 from minidl.sklearn.tabular_encoder import TabularEncoder
-from minidl.sklearn.tabular_network import Recipe, Rows, build, train, trainer_for
+from minidl.sklearn.tabular_network import (
+    Recipe,
+    Rows,
+    SharedBar,
+    build,
+    fill_unseen,
+    train,
+    trainer_for,
+)
 
 BATCH = (16, 256)  # least and most rows of a batch, if `batch_size` is "auto"
 STEPS = 40  # steps an epoch that it aims at then
@@ -60,6 +69,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         max_iter: int = 28,
         validation_fraction: float = 0.2,
         n_threads: int | None = None,
+        verbose: bool = False,
         random_state: Any = None,
     ) -> None:
         self.n_models = n_models
@@ -77,6 +87,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         self.max_iter = max_iter
         self.validation_fraction = validation_fraction
         self.n_threads = n_threads
+        self.verbose = verbose
         self.random_state = random_state
 
     @abstractmethod
@@ -97,7 +108,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
 
         Parameters
         ----------
-        X : frame of pandas or polars, or array_like of shape (N, columns)
+        X : frame of pandas or polars, Arrow table, or array_like of shape (N, columns)
             Numbers, booleans, strings, categories; missing values are NaN, None, NA or null.
         y : array_like of shape (N,)
             Labels or values; of values also (N, K).
@@ -127,9 +138,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
             if not weight.all():
                 present = np.flatnonzero(weight)
                 X, y, weight = _safe_indexing(X, present), y[present], weight[present]
-        encoder = TabularEncoder(
-            self.categorical_features, self.n_bins, self.max_one_hot, self.min_frequency
-        )
+        encoder = self._encoder()
         inputs = encoder.fit_transform(X)
         if len(inputs) != len(y):
             raise ValueError(
@@ -147,7 +156,10 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         if weight is not None:
             weight = weight / weight.mean()
         rows = Rows(inputs, targets.y, weight)
-        trainers = self._train(recipe, rows, encoder, targets.outputs, folds, seeds)
+        if self.n_threads is not None:
+            checks.positive_int(self.n_threads, "n_threads")
+        with threads.limit(self.n_threads):
+            trainers = self._train(recipe, rows, encoder, targets.outputs, folds, seeds)
         # Nothing has been changed up to here.
         self.__dict__.pop("feature_names_in_", None)
         if hasattr(encoder, "feature_names_in_"):
@@ -161,6 +173,12 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         for name, value in targets.learned.items():
             setattr(self, name, value)
         return self
+
+    def _encoder(self) -> TabularEncoder:
+        """An encoder with the parameters of this estimator."""
+        return TabularEncoder(
+            self.categorical_features, self.n_bins, self.max_one_hot, self.min_frequency
+        )
 
     @abstractmethod
     def _read_y(self, y: Any) -> Array:
@@ -225,15 +243,15 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         for i, seed in enumerate(seeds):
             model = build(recipe, dense, cardinalities, outputs, seed)
             trainers.append(trainer_for(recipe, model, int((folds != i % count).sum())))
-        threads = parallel.get_num_threads()
-        if self.n_threads is not None:
-            threads = checks.positive_int(self.n_threads, "n_threads")
-        workers = min(len(seeds), threads)
+        cores = parallel.get_num_threads()
+        workers = min(len(seeds), cores)
+        bar = SharedBar(recipe.epochs * len(seeds)) if self.verbose else None
 
         def work(i: int) -> None:
-            with parallel.own_limit(max(1, threads // workers)):
+            with parallel.own_limit(max(1, cores // workers)):
                 held_out = folds == i % count
-                train(trainers[i], recipe, rows.take(~held_out), rows.take(held_out), seeds[i])
+                parts = rows.take(~held_out), rows.take(held_out)
+                train(trainers[i], recipe, *parts, seeds[i], [bar] if bar else [])
 
         pool = ThreadPoolExecutor(workers)
         try:
@@ -243,26 +261,19 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
             for trainer in trainers:  # after an error or Ctrl-C the others need not go on
                 trainer.stop_training = True
             pool.shutdown(cancel_futures=True)
+            if bar:
+                bar.close()
         if cardinalities:
             for i, trainer in enumerate(trainers):
-                self._fill_unseen(trainer.model, rows.X[folds != i % count], dense)
+                fill_unseen(trainer.model, rows.X[folds != i % count], dense)
         return trainers
-
-    @staticmethod
-    def _fill_unseen(model: Any, X: Array, dense: int) -> None:
-        """Codes that were not trained get the mean vector of those that were."""
-        tables = [branch for _, branch in model[0].children() if hasattr(branch, "num_embeddings")]
-        for j, table in enumerate(tables):
-            counts = np.bincount(X[:, dense + j].astype(np.intp), minlength=table.num_embeddings)
-            weight = table.weight.copy()
-            weight[counts == 0] = counts @ weight / counts.sum()
-            table.weight = weight
 
     def _outputs(self, X: Any) -> list[Array]:
         """What each model gives for X."""
         check_is_fitted(self)
         inputs = self.encoder_.transform(X)
-        return [model.predict(inputs).astype(np.float64) for model in self.models_]
+        with threads.limit(self.n_threads):
+            return [model.predict(inputs).astype(np.float64) for model in self.models_]
 
 
 class TabularClassifier(ClassifierMixin, _Tabular):
@@ -306,7 +317,10 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         The part of the rows that each network holds out, to choose its best epoch by. It is at most
         one part in `n_models`, and another one for each.
     n_threads : int, optional
-        The most threads; default: as many as there are cores. Results do not depend on it.
+        The most threads; default: as many as there are cores, in a thread of joblib's one. Results
+        do not depend on it.
+    verbose : bool, default False
+        Show the progress of all networks as one bar.
     random_state : int, RandomState or None, default None
         Of the initial weights, the parts held out, the orders of the rows and dropout.
 
@@ -371,7 +385,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
 
         Parameters
         ----------
-        X : frame of pandas or polars, or array_like of shape (N, columns)
+        X : frame of pandas or polars, Arrow table, or array_like of shape (N, columns)
             The columns that the estimator was fitted with; in a frame in any order.
 
         Returns
@@ -387,7 +401,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
 
         Parameters
         ----------
-        X : frame of pandas or polars, or array_like of shape (N, columns)
+        X : frame of pandas or polars, Arrow table, or array_like of shape (N, columns)
             The columns that the estimator was fitted with; in a frame in any order.
 
         Returns
@@ -440,7 +454,10 @@ class TabularRegressor(RegressorMixin, _Tabular):
         The part of the rows that each network holds out, to choose its best epoch by. It is at most
         one part in `n_models`, and another one for each.
     n_threads : int, optional
-        The most threads; default: as many as there are cores. Results do not depend on it.
+        The most threads; default: as many as there are cores, in a thread of joblib's one. Results
+        do not depend on it.
+    verbose : bool, default False
+        Show the progress of all networks as one bar.
     random_state : int, RandomState or None, default None
         Of the initial weights, the parts held out, the orders of the rows and dropout.
 
@@ -499,7 +516,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         mean, scale = y.mean(axis=0), y.std(axis=0)
         scale = np.where(scale > 0, scale, 1.0)
         learned = {"_flat": flat, "_mean": mean, "_scale": scale}
-        learned["_range"] = y.min(axis=0), y.max(axis=0)
+        learned |= {"_low": y.min(axis=0), "_high": y.max(axis=0)}
         return Targets((y - mean) / scale, y.shape[1], None, learned)
 
     def predict(self, X: Any) -> Array:
@@ -507,7 +524,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
 
         Parameters
         ----------
-        X : frame of pandas or polars, or array_like of shape (N, columns)
+        X : frame of pandas or polars, Arrow table, or array_like of shape (N, columns)
             The columns that the estimator was fitted with; in a frame in any order.
 
         Returns
@@ -515,6 +532,6 @@ class TabularRegressor(RegressorMixin, _Tabular):
         ndarray of shape (N,) or (N, K), float64
         """
         outputs = self._outputs(X)
-        values = [np.clip(z * self._scale + self._mean, *self._range) for z in outputs]
+        values = [np.clip(z * self._scale + self._mean, self._low, self._high) for z in outputs]
         y: Array = np.mean(values, axis=0)
         return y[:, 0] if self._flat else y

@@ -47,7 +47,7 @@ class Columns:
 
     Parameters
     ----------
-    X : frame of pandas or polars, or array_like of shape (N, columns)
+    X : frame of pandas or polars, Arrow table, or array_like of shape (N, columns)
     names : sequence of str, optional
         The columns wanted, found by name in a frame, whatever their order; by place in an array.
     count : int, optional
@@ -82,22 +82,26 @@ class Columns:
             labels = list(X.columns)
         elif made_by(X, "polars", "LazyFrame"):
             raise TypeError("X: expected a DataFrame, got a LazyFrame; call .collect() first")
+        elif made_by(X, "pyarrow", "Table", "RecordBatch"):
+            self._read = _from_arrow
+            labels = X.schema.names
         else:
             self.is_frame = False
             self._read = _from_array
             X = _as_array(X)
             labels = list(range(X.shape[1]))
         self.table = X
-        self.rows = int(X.shape[0])
+        self.rows = len(X) if self.is_frame else int(X.shape[0])
+        shape = (self.rows, len(labels))
         if self.rows == 0:
             raise ValueError(
-                f"X: expected at least one row, got 0 sample(s) (shape={tuple(X.shape)}) while a "
-                "minimum of 1 is required"
+                f"X: expected at least one row, got 0 sample(s) (shape={shape}) while a minimum of "
+                "1 is required"
             )
         if not labels:
             raise ValueError(
-                f"X: expected at least one column, got 0 feature(s) (shape={tuple(X.shape)}) while "
-                "a minimum of 1 is required."
+                f"X: expected at least one column, got 0 feature(s) (shape={shape}) while a "
+                "minimum of 1 is required."
             )
         if self.is_frame and all(isinstance(label, str) for label in labels):
             self.names = labels
@@ -216,6 +220,30 @@ def _from_polars(frame: Any, place: int, name: str) -> Column:
     return _from_objects(values, name)
 
 
+def _from_arrow(table: Any, place: int, name: str) -> Column:
+    import pyarrow as pa
+
+    values, kind = table.column(place), table.schema.types[place]
+    if pa.types.is_null(kind):
+        return Column(name, np.full(len(table), np.nan))
+    if any(is_kind(kind) for is_kind in (pa.types.is_integer, pa.types.is_floating,
+                                         pa.types.is_boolean, pa.types.is_decimal)):  # fmt: skip
+        return Column(name, _finite(_arrow_numbers(values), name))
+    if pa.types.is_temporal(kind):
+        raise TypeError(_no_time(name, kind))
+    if pa.types.is_dictionary(kind):
+        return Column(name, None, values.to_pylist())
+    return _from_objects(values.to_pylist(), name)
+
+
+def _arrow_numbers(values: Any) -> Array:
+    """Arrow's numbers as float64, NaN where they are null."""
+    import pyarrow as pa
+
+    numbers = values.cast(pa.float64(), safe=False)
+    return np.array(numbers.to_numpy(zero_copy_only=False), np.float64)
+
+
 def _is_time(dtype: str) -> bool:
     return any(word in dtype for word in ("date", "time", "period", "interval"))
 
@@ -231,13 +259,23 @@ def _from_objects(values: list[Any], name: str) -> Column:
     """A column of Python objects: numbers if all are, else categories."""
     values = [None if _is_missing(value) else value for value in values]
     present = [value for value in values if value is not None]
-    if present and all(isinstance(value, (Real, np.bool_)) for value in present):
-        numbers = [np.nan if value is None else float(value) for value in values]
-        return Column(name, _finite(np.array(numbers, np.float64), name))
+    if present and all(is_number(value) for value in present):
+        return Column(name, as_numbers(values, name))
     for value in present:
-        if not isinstance(value, (str, bytes, Real, np.bool_)):
+        if not isinstance(value, (str, bytes)) and not is_number(value):
             raise TypeError(f"{name}: {ADVICE}, got a value of type {type(value).__name__}")
     return Column(name, None, values)
+
+
+def is_number(value: Any) -> bool:
+    """True for numbers and booleans."""
+    return isinstance(value, (Real, np.bool_))
+
+
+def as_numbers(values: Sequence[Any], name: str) -> Array:
+    """Numbers and None as float64, NaN where they are missing; none is infinite."""
+    numbers = [np.nan if value is None else float(value) for value in values]
+    return _finite(np.array(numbers, np.float64), name)
 
 
 def _is_missing(value: Any) -> bool:

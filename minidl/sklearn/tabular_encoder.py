@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from minidl import checks
 from minidl.memory import Array
-from minidl.sklearn.tabular_columns import Column, Columns
+from minidl.sklearn.tabular_columns import Column, Columns, as_numbers, is_number
 
 COLUMNS = 512  # of the piecewise-linear encodings of all numeric columns, if `n_bins` is "auto"
 BINS = (8, 48)  # fewest and most of a column then
 CLIP = 3.0  # scaled numbers stay within this distance of the median
+FARTHEST = 1e300
 
 
 def _edges(numbers: Array, n_bins: int) -> Array:
@@ -36,31 +38,38 @@ def _edges(numbers: Array, n_bins: int) -> Array:
     return edges
 
 
+@dataclass(eq=False)
 class NumericColumn:
     """A numeric column: scaled robustly, and encoded piecewise linearly.
 
     With the median m and the quartiles q1 and q3 of training data, a number x becomes
-    ``z / sqrt(1 + (z / 3) ** 2)`` where ``z = (x - m) / (q3 - q1)``, which is near z for most and
+    ``z / hypot(1, z / 3)`` where ``z = (x - m) / (q3 - q1)``, which is near z for most and
     never beyond 3; and, for bins between quantiles ``e[0] < ... < e[n]`` of training data,
     ``clip((x - e[i]) / (e[i + 1] - e[i]), 0, 1)`` for each bin i. What is missing is 0 in all of
     these, and 1 in a column of its own, if training data had missing values; else it is the median.
     """
 
-    def __init__(self, column: Column, n_bins: int) -> None:
+    median: float
+    scale: float
+    varies: bool
+    has_missing: bool
+    edges: Array
+
+    @classmethod
+    def learn(cls, column: Column, n_bins: int) -> NumericColumn:
+        """Median, quartiles and quantiles of a column of training data."""
         assert column.numbers is not None
         present = column.numbers[~np.isnan(column.numbers)]
-        self.has_missing = len(present) < len(column.numbers)
-        self.edges = np.zeros(0)
-        self.median, self.scale, self.varies = 0.0, 1.0, False
-        if len(present):
-            low, q1, median, q3, high = np.quantile(present, (0, 0.25, 0.5, 0.75, 1))
-            self.varies = bool(high > low)
-            self.median = float(median)
-            self.scale = float(q3 - q1 if q3 > q1 else (high - low) / 2) or 1.0
-        if n_bins and self.varies:
+        has_missing, edges = len(present) < len(column.numbers), np.zeros(0)
+        if not len(present):
+            return cls(0.0, 1.0, False, has_missing, edges)
+        low, q1, median, q3, high = np.quantile(present, (0, 0.25, 0.5, 0.75, 1)).tolist()
+        scale = (q3 - q1 if q3 > q1 else (high - low) / 2) or 1.0
+        if n_bins and high > low:
             edges = _edges(present, n_bins)
-            if len(edges) > 2:  # two values are a line, which the scaled number is already
-                self.edges = edges
+            if len(edges) == 2:  # two values are a line, which the scaled number is already
+                edges = np.zeros(0)
+        return cls(median, scale, high > low, has_missing, edges)
 
     @property
     def width(self) -> int:
@@ -72,17 +81,19 @@ class NumericColumn:
         assert column.numbers is not None
         missing = np.isnan(column.numbers)
         numbers = np.where(missing, self.median, column.numbers)
-        if self.varies:
-            z = (numbers - self.median) / self.scale
-            out[:, 0] = z / np.sqrt(1 + (z / CLIP) ** 2)
-        if len(self.edges):
-            bins = (numbers[:, None] - self.edges[:-1]) / np.diff(self.edges)
-            np.clip(bins, 0, 1, out=out[:, 1 : len(self.edges)], casting="same_kind")
+        with np.errstate(over="ignore"):  # what is too far for a quotient is clipped all the same
+            if self.varies:
+                z = np.clip((numbers - self.median) / self.scale, -FARTHEST, FARTHEST)
+                out[:, 0] = z / np.hypot(1, z / CLIP)
+            if len(self.edges):
+                bins = (numbers[:, None] - self.edges[:-1]) / np.diff(self.edges)
+                np.clip(bins, 0, 1, out=out[:, 1 : len(self.edges)], casting="same_kind")
         if self.has_missing:
             out[missing] = 0
             out[:, -1] = missing
 
 
+@dataclass(eq=False)
 class CategoricalColumn:
     """A column of categories: a code for each.
 
@@ -90,14 +101,17 @@ class CategoricalColumn:
     category like others.
     """
 
-    def __init__(self, column: Column, min_frequency: int) -> None:
+    codes: dict[Any, int]
+
+    @classmethod
+    def learn(cls, column: Column, min_frequency: int) -> CategoricalColumn:
+        """The categories of a column of training data, the most frequent first."""
         counts = Counter(column.objects)
         kept = sorted(
             (level for level, n in counts.items() if n >= min_frequency),
             key=lambda level: (-counts[level], str(level)),
         )
-        self.codes: dict[Any, int] = {level: i for i, level in enumerate(kept, 1)}
-        self.rare = sum(counts.values()) > sum(counts[level] for level in kept)
+        return cls({level: i for i, level in enumerate(kept, 1)})
 
     @property
     def levels(self) -> list[Any]:
@@ -192,7 +206,7 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : frame of pandas or polars, or array_like of shape (N, columns)
+        X : frame of pandas or polars, Arrow table, or array_like of shape (N, columns)
             Numbers, booleans, strings, categories; missing values are NaN, None, NA or null.
         y : ignored
 
@@ -218,7 +232,7 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : frame of pandas or polars, or array_like of shape (N, columns)
+        X : frame of pandas or polars, Arrow table, or array_like of shape (N, columns)
             The columns that the encoder was fitted with; in a frame in any order.
 
         Returns
@@ -243,28 +257,30 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         """Column i, in numbers if it was then."""
         column, fitted = columns[i], self.columns_[i]
         if isinstance(fitted, NumericColumn) and column.numbers is None:
-            strange = next((value for value in column.objects if value is not None), None)
-            if strange is not None:
-                raise TypeError(f"{column.name}: expected numbers, as in fit, got {strange!r}")
-            return Column(column.name, np.full(columns.rows, np.nan))
+            for row, value in enumerate(column.objects):
+                if value is not None and not is_number(value):
+                    raise TypeError(
+                        f"{column.name}: expected numbers, as in fit, got {value!r} in row {row}"
+                    )
+            return Column(column.name, as_numbers(column.objects, column.name))
         return column
 
     def _learn(self, columns: Columns) -> list[Column]:
         """Learn from the columns; gives them back as they were read."""
         min_frequency = checks.positive_int(self.min_frequency, "min_frequency")
-        max_one_hot = checks.positive_int(self.max_one_hot, "max_one_hot", 0)
+        checks.positive_int(self.max_one_hot, "max_one_hot", 0)
         chosen = self._chosen(columns)
         read = [columns[i] for i in range(len(columns))]
         categorical = [i in chosen or c.numbers is None for i, c in enumerate(read)]
         n_bins = self._bins(len(read) - sum(categorical), columns.rows)
-        self.columns_ = [
-            CategoricalColumn(column, min_frequency)
-            if is_category
-            else NumericColumn(column, n_bins)
-            for column, is_category in zip(read, categorical, strict=True)
-        ]
-        self._place(max_one_hot)
-        self.n_features_in_ = len(read)
+        self.restore(
+            [
+                CategoricalColumn.learn(column, min_frequency)
+                if is_category
+                else NumericColumn.learn(column, n_bins)
+                for column, is_category in zip(read, categorical, strict=True)
+            ]
+        )
         if columns.names is not None:
             self.feature_names_in_ = np.array(columns.names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
@@ -306,14 +322,16 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
             return min(max(COLUMNS // max(numeric, 1), BINS[0]), most)
         return checks.positive_int(self.n_bins, "n_bins", 0)
 
-    def _place(self, max_one_hot: int) -> None:
-        """Which columns are one-hot and which codes, and where numbers end."""
+    def restore(self, columns: list[NumericColumn | CategoricalColumn]) -> None:
+        """Take what was learned of each column; which are one-hot and which codes follows."""
+        self.columns_ = columns
+        self.n_features_in_ = len(columns)
         self._one_hot = [
-            isinstance(c, CategoricalColumn) and len(c.codes) <= max_one_hot for c in self.columns_
+            isinstance(c, CategoricalColumn) and len(c.codes) <= self.max_one_hot for c in columns
         ]
         self.n_dense_ = 0
         self.cardinalities_: list[int] = []
-        for column, one_hot in zip(self.columns_, self._one_hot, strict=True):
+        for column, one_hot in zip(columns, self._one_hot, strict=True):
             if isinstance(column, NumericColumn):
                 self.n_dense_ += column.width
             elif one_hot:

@@ -12,12 +12,14 @@ best on the rows held out.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import minidl
+from minidl.callbacks.progress_bar import ProgressBar
 from minidl.layers import activation as activation_by_name
 from minidl.layers.base import Layer
 from minidl.memory import Array
@@ -88,6 +90,23 @@ def build(
     return minidl.Sequential(*layers, seed=seed)
 
 
+def code_columns(model: Layer) -> list[minidl.Embedding]:
+    """The embeddings of a network, in the order of the columns of codes."""
+    _, first = next(iter(model.children()))
+    if not isinstance(first, minidl.Parallel):
+        return []
+    return [branch for _, branch in first.children() if isinstance(branch, minidl.Embedding)]
+
+
+def fill_unseen(model: Layer, X: Array, dense: int) -> None:
+    """Codes that no row of X has, behind `dense` numbers, get the mean vector of those it has."""
+    for j, table in enumerate(code_columns(model)):
+        counts = np.bincount(X[:, dense + j].astype(np.intp), minlength=table.num_embeddings)
+        weight = table.weight.copy()
+        weight[counts == 0] = counts @ weight / counts.sum()
+        table.weight = weight
+
+
 def optimizer(recipe: Recipe, model: minidl.Sequential) -> minidl.Optimizer:
     """AdamW, with the rates of weights by their fan in."""
     groups: list[dict[str, Any]] = []
@@ -130,7 +149,31 @@ def trainer_for(recipe: Recipe, model: minidl.Sequential, rows: int) -> minidl.T
     return minidl.Trainer(model, recipe.loss, optimizer(recipe, model), scheduler=schedule)
 
 
-def train(trainer: minidl.Trainer, recipe: Recipe, rows: Rows, held_out: Rows, seed: int) -> None:
+class SharedBar(minidl.Callback):
+    """One bar of the epochs of all networks, which are trained side by side."""
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self._bar, self._lock = ProgressBar(epochs), threading.Lock()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        """Count one more."""
+        with self._lock:
+            self._bar.update(1, {"val_loss": logs["val_loss"]})
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+
+def train(
+    trainer: minidl.Trainer,
+    recipe: Recipe,
+    rows: Rows,
+    held_out: Rows,
+    seed: int,
+    callbacks: Sequence[minidl.Callback] = (),
+) -> None:
     """Train, and leave the trainer's model with the weights that are best on the rows held out."""
     trainer.fit(
         rows.X,
@@ -141,7 +184,7 @@ def train(trainer: minidl.Trainer, recipe: Recipe, rows: Rows, held_out: Rows, s
         last_batch="keep",
         seed=seed,
         validation_data=held_out,
-        callbacks=[CycleStopping(recipe.first_cycle)],
+        callbacks=[CycleStopping(recipe.first_cycle), *callbacks],
         verbose=0,
     )
     trainer.model.eval()
