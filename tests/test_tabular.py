@@ -100,13 +100,13 @@ def test_few_values_are_the_edges_and_a_frequent_one_leaves_bins_for_others():
     assert TabularEncoder(n_bins=10).fit(x[:, None]).n_dense_ == 1
 
 
-def test_automatic_bins_share_512_columns():
+def test_automatic_bins_share_256_columns():
     rng = np.random.default_rng(0)
     widths = [
         TabularEncoder().fit(rng.normal(size=(rows, columns))).columns_[0].width - 1
         for rows, columns in [(3000, 2), (3000, 20), (3000, 300), (100, 2)]
     ]
-    assert widths == [48, 25, 8, 10]
+    assert widths == [48, 12, 4, 10]
 
 
 def test_what_is_missing_is_zero_and_marked():

@@ -135,7 +135,7 @@ def train(
     force: Force = False,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the data.  [default: 25; of a table 28 at most]"),
+        typer.Option(min=1, help="Passes over the data.  [default: 25; of a table 35 at most]"),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -150,7 +150,7 @@ def train(
         typer.Option(
             metavar="WIDTHS",
             help="Widths of the hidden layers; '' for none.  [default: 256,64; of a table "
-            "128,128,128]",
+            "128,128]",
         ),
     ] = None,
     seed: Annotated[

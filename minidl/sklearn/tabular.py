@@ -54,7 +54,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
     def __init__(
         self,
         n_models: int = 4,
-        hidden_layer_sizes: int | Sequence[int] = (128, 128, 128),
+        hidden_layer_sizes: int | Sequence[int] = (128, 128),
         activation: str = "silu",
         dropout: float = 0.0,
         *,
@@ -66,7 +66,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         learning_rate_init: float = 0.04,
         weight_decay: float = 0.0,
         batch_size: int | str = "auto",
-        max_iter: int = 28,
+        max_iter: int = 35,
         validation_fraction: float = 0.2,
         n_threads: int | None = None,
         verbose: bool = False,
@@ -289,7 +289,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
     ----------
     n_models : int, default 4
         Networks. More give better results and take longer.
-    hidden_layer_sizes : int or sequence of int, default (128, 128, 128)
+    hidden_layer_sizes : int or sequence of int, default (128, 128)
         Units of the hidden layers; of at most four different sizes.
     activation : str, default "silu"
         Of the hidden layers: the name of any activation of minidl.
@@ -310,7 +310,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         AdamW's, of the weights of `Linear` layers.
     batch_size : int or "auto", default "auto"
         Rows of a batch; "auto" is a power of two from 16 to 256 that makes some 40 steps an epoch.
-    max_iter : int, default 28
+    max_iter : int, default 35
         Epochs, which fall into three cycles of the learning rate, each twice as long as the one
         before; rounded to a multiple of 7. Training ends before, after a cycle without improvement.
     validation_fraction : float in (0, 1), default 0.2
@@ -426,7 +426,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
     ----------
     n_models : int, default 4
         Networks. More give better results and take longer.
-    hidden_layer_sizes : int or sequence of int, default (128, 128, 128)
+    hidden_layer_sizes : int or sequence of int, default (128, 128)
         Units of the hidden layers; of at most four different sizes.
     activation : str, default "silu"
         Of the hidden layers: the name of any activation of minidl.
@@ -447,7 +447,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
         AdamW's, of the weights of `Linear` layers.
     batch_size : int or "auto", default "auto"
         Rows of a batch; "auto" is a power of two from 16 to 256 that makes some 40 steps an epoch.
-    max_iter : int, default 28
+    max_iter : int, default 35
         Epochs, which fall into three cycles of the learning rate, each twice as long as the one
         before; rounded to a multiple of 7. Training ends before, after a cycle without improvement.
     validation_fraction : float in (0, 1), default 0.2

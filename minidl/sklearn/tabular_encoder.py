@@ -16,8 +16,8 @@ from minidl import checks
 from minidl.memory import Array
 from minidl.sklearn.tabular_columns import Column, Columns, as_numbers, is_number
 
-COLUMNS = 512  # of the piecewise-linear encodings of all numeric columns, if `n_bins` is "auto"
-BINS = (8, 48)  # fewest and most of a column then
+COLUMNS = 256  # of the piecewise-linear encodings of all numeric columns, if `n_bins` is "auto"
+BINS = (4, 48)  # fewest and most of a column then
 CLIP = 3.0  # scaled numbers stay within this distance of the median
 FARTHEST = 1e300
 
@@ -141,8 +141,8 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         Names, or places from 0, of columns that are categories. Default: those of strings, of
         objects that are not numbers, and of a category dtype.
     n_bins : int or "auto", default "auto"
-        Bins of the piecewise-linear encoding, between quantiles; 0: none. "auto": 512 for all
-        numeric columns together, at least 8 and at most 48 for one, and at most the square root of
+        Bins of the piecewise-linear encoding, between quantiles; 0: none. "auto": 256 for all
+        numeric columns together, at least 4 and at most 48 for one, and at most the square root of
         the number of rows.
     max_one_hot : int, default 12
         The most categories that one-hot columns are made of.
