@@ -163,23 +163,22 @@ def one(peer, table, seed):
                       "columns": X_test.shape[1], **took, **found}))  # fmt: skip
 
 
-def report(results, peers):
-    """The table of scores and times, as Markdown."""
+def report(results, tables, peers):
+    """The table of scores and times, as Markdown; a result without seconds is no time."""
     import pandas as pd
 
     frame = pd.DataFrame(results)
     print(f"\n| table | rows | {' | '.join(peers)} |\n|---|---|{'---|' * len(peers)}")
-    for table, group in frame.groupby("table", sort=False):
-        cells = []
+    for table in tables:
+        group, cells = frame[frame.table == table], []
         own = group[group.peer == "minidl"].seconds.median()
         for peer in peers:
             rows = group[group.peer == peer]
             spread = f" ± {rows.score.std():.4f}" if len(rows) > 1 else ""
             seconds = rows.seconds.median()
             times = "" if peer == "minidl" or own != own else f" ({seconds / own:.1f}x)"
-            cells.append(
-                f"{rows.score.mean():.4f}{spread}, {seconds:.2f} s{times}" if len(rows) else ""
-            )
+            took = "" if seconds != seconds else f", {seconds:.2f} s{times}"
+            cells.append(f"{rows.score.mean():.4f}{spread}{took}" if len(rows) else "")
         print(f"| {table} | {group.rows.iloc[0]} | {' | '.join(cells)} |")
 
 
@@ -191,7 +190,9 @@ def main():
     parser.add_argument("--tables", nargs="+", default=[*MIXED, *SKLEARN])
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="results, one a line, added as they come")
+    parser.add_argument(
+        "--json", type=Path, help="results, one a line, added as they come; what is there is kept"
+    )
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
@@ -202,9 +203,14 @@ def main():
         if peer not in peers:
             print(f"{peer}: {PEERS[peer]} is not installed", file=sys.stderr)
     results = []
+    if given.json and given.json.exists():
+        results = [json.loads(line) for line in given.json.read_text().splitlines()]
+    known = {(r["peer"], r["table"], r["seed"]) for r in results}
     for table in given.tables:
         for seed in range(given.seeds):
             for peer in peers:
+                if (peer, table, seed) in known:
+                    continue
                 done = subprocess.run(
                     [sys.executable, __file__, "--one", peer, table, str(seed)],
                     capture_output=True, text=True, cwd=Path(__file__).parent,
@@ -218,7 +224,7 @@ def main():
                 if given.json:
                     with given.json.open("a") as file:
                         file.write(json.dumps(result) + "\n")
-    report(results, peers)
+    report(results, given.tables, peers)
 
 
 if __name__ == "__main__":
