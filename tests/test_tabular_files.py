@@ -154,6 +154,13 @@ def set_at(value, *keys):
     return change
 
 
+def written(path):
+    """Metadata and tensors of a file with a classifier."""
+    save_tabular(TabularClassifier(**QUICK).fit(table(), labels("objects")), path)
+    with safe_open(path, framework="np") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -195,31 +202,37 @@ def set_at(value, *keys):
 )
 def test_damaged_files(change, tmp_path):
     path = tmp_path / "model.safetensors"
-    save_tabular(TabularClassifier(**QUICK).fit(table(), labels("objects")), path)
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    form = metadata.pop("format")
-    header = {name: json.loads(value) for name, value in metadata.items()}
+    metadata, tensors = written(path)
+    header = {name: json.loads(text) for name, text in metadata.items() if name != "format"}
     change(header)
-    written = {name: json.dumps(value) for name, value in header.items()}
-    save_file(tensors, path, written | {"format": form})
+    texts = {name: json.dumps(value) for name, value in header.items()}
+    save_file(tensors, path, texts | {"format": metadata["format"]})
     with pytest.raises(minidl.FormatError, match=r"model\.safetensors: "):
         load_tabular(path)
 
 
 @pytest.mark.parametrize(
-    "change", [{"0.1.weight": None}, {"0.1.bias": np.full(16, np.nan, np.float32)}, {"9.x": 1}]
+    ("name", "tensor"),
+    [
+        ("0.1.weight", np.zeros(2, np.float32)),
+        ("0.1.bias", np.full(16, np.nan, np.float32)),
+        ("0.9.bias", np.zeros(2, np.float32)),
+        ("2.1.bias", np.zeros(2, np.float32)),
+        ("bias", np.zeros(2, np.float32)),
+    ],
 )
-def test_other_tensors(change, tmp_path):
+def test_other_tensors(name, tensor, tmp_path):
     path = tmp_path / "model.safetensors"
-    save_tabular(TabularClassifier(**QUICK).fit(table(), labels("objects")), path)
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    assert change.keys() & tensors.keys() or "9.x" in change
-    tensors |= {name: np.zeros(2, np.float32) for name in change}
-    save_file(tensors | {k: v for k, v in change.items() if k != "9.x" and v is not None},
-              path, metadata)  # fmt: skip
+    metadata, tensors = written(path)
+    save_file(tensors | {name: tensor}, path, metadata)
     with pytest.raises(minidl.FormatError, match=r"model\.safetensors: "):
+        load_tabular(path)
+
+
+def test_a_tensor_that_is_missing(tmp_path):
+    path = tmp_path / "model.safetensors"
+    metadata, tensors = written(path)
+    del tensors["1.1.bias"]
+    save_file(tensors, path, metadata)
+    with pytest.raises(minidl.FormatError, match=r"missing \['1.bias'\]"):
         load_tabular(path)
