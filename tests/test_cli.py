@@ -252,9 +252,78 @@ def test_a_text_among_numbers_is_no_category(folder):
 def test_what_a_new_file_has_instead_of_numbers(mixed, folder):
     run("train", mixed, "--target", "price", "--ignore", "id", "--epochs", 7, "--quiet")
     (folder / "new.csv").write_text("size,color,sold,zipcode\n1,red,true,1\nlarge,red,true,1\n")
-    assert fail("predict", "mixed.safetensors", "new.csv") == (
-        "new.csv: X, column 'size': expected numbers, as in fit, got '1' in row 0"
+    message = fail("predict", "mixed.safetensors", "new.csv")
+    assert message.startswith("new.csv: ")
+    assert "conversion error to double: invalid value 'large'" in message
+
+
+def test_columns_of_a_new_file_are_what_they_were_in_training(folder):
+    """Though a few rows of texts may look like numbers, or all be dates."""
+    rng = np.random.default_rng(0)
+    codes, flags = rng.choice(["250", "401", "V45"], 300), rng.choice(["true", "unknown"], 300)
+    days = rng.choice(["2020-01-02", "never"], 300)
+    label = (codes == "250") ^ (flags == "true") ^ (days == "never")
+    rows = zip(codes, flags, days, label, strict=True)
+    train = write_csv(folder / "t.csv", ["code", "flag", "day", "y"], rows)
+    options = ["--categorical", "code"]
+    assert scores(run("train", train, "--target", "y", *options))["accuracy"][0] > 0.95
+    new = [["250", "true", "2020-01-02"], ["401", "true", "2020-01-02"]]
+    few = write_csv(folder / "few.csv", ["code", "flag", "day"], new)
+    more = write_csv(
+        folder / "more.csv", ["code", "flag", "day"], [*new, ["V45", "unknown", "never"]]
     )
+    predicted = [row["y"] for row in read_csv(run("predict", "t.safetensors", few))]
+    assert predicted == [row["y"] for row in read_csv(run("predict", "t.safetensors", more))][:2]
+    assert predicted == ["False", "True"]
+    table = pa.table({"code": [250, 401], "flag": [True, True], "day": ["never", "never"]})
+    pa.parquet.write_table(table, folder / "few.parquet")
+    assert "column 'code': expected categories such as" in fail(
+        "predict", "t.safetensors", "few.parquet"
+    )
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_decimal_commas(delimiter, folder):
+    x = np.linspace(0, 9, 200).round(2)
+    shown = [f"{v:.2f}".replace(".", ",") for v in x]
+    lines = [delimiter.join(["a b", "y"]), *(delimiter.join([v, v]) for v in shown)]
+    (folder / "t.csv").write_text("\n".join(lines))
+    assert tables.read(folder / "t.csv")["y"].to_pylist() == x.tolist()
+    assert scores(run("train", "t.csv", "--target", "y"))["R2"][0] > 0.95
+
+
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view"])
+def test_all_kinds_of_texts(kind, folder):
+    values = pa.array([" 1", "2 ", "oops", "3", ""] * 6).cast(kind)
+    if kind == "string_view":  # as some writers leave it
+        pytest.importorskip("pyarrow", minversion="18")
+    table = pa.table({"a": values, "y": [0, 1, 1, 0, 1] * 6})
+    pa.parquet.write_table(table, folder / "t.parquet")
+    assert tables.read(folder / "t.parquet")["a"].to_pylist()[:5] == ["1", "2", "oops", "3", None]
+    assert "row 3, column 'a': 'oops' is not a number" in fail(
+        "train", "t.parquet", "--target", "y"
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (pa.array([b"\xff"] * 10), "holds binary; expected numbers, texts or booleans"),
+        (pa.array([[1]] * 10), "holds list"),
+        (pa.array([1.0] * 9 + [np.inf]), "row 10, column 'a': inf is not finite"),
+    ],
+)
+def test_columns_that_nothing_is_learned_from(column, message, folder):
+    pa.parquet.write_table(pa.table({"a": column, "y": [0, 1] * 5}), folder / "t.parquet")
+    assert message in fail("train", "t.parquet", "--target", "y")
+
+
+def test_decimals(folder):
+    from decimal import Decimal
+
+    values = [Decimal(i) / 4 for i in range(80)]
+    pa.parquet.write_table(pa.table({"a": values, "y": values}), folder / "t.parquet")
+    assert "regression" in run("train", "t.parquet", "--target", "y", "--epochs", 7)
 
 
 def test_scores():
@@ -301,7 +370,8 @@ def test_npz_regression(folder):
         ([1.0, 2, 1, 2, 1], "auto", "classification"),
         ([1, 2, 1, 2, 1], "regression", "regression"),
         ([1, 2, 3, 4, 5], "classification", "classification"),
-        (["a", "b", "c", "d", "e"], "auto", "classification"),
+        (["a", "b", "a", "b", "a"], "auto", "classification"),
+        (["a", "b", "c", "d", "e"], "classification", "classification"),
     ],
 )
 def test_choose_task(y, wanted, task):
@@ -315,6 +385,8 @@ def test_choose_task(y, wanted, task):
         ([1.5, 2, 1, 2, 1], "classification", "fractions"),
         ([1, 1, 1, 1, 1], "auto", "two classes"),
         ([1, 2, 3, 4, 5], "auto", "--task"),
+        (["a", "b", "c", "d", "e"], "auto", "--task"),
+        ([*range(51)] * 4, "auto", "--task"),
         ([1, 2, 1, 2], "auto", "4 rows"),
         (["1", "2", "3", "4", "5"], "regression", "t: row 1, column 'y': '1' is text"),
         (["1", "b", "c", "d", "e"], "regression", "t: row 2, column 'y': 'b' is text"),
@@ -432,7 +504,9 @@ def test_unknown_files(flowers):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a,b,y\n1,2,0\n\n3,inf,1\n" + "1,2,0\n" * 5, "column 'b': expected finite numbers"),
+        ("a,b,y\n1,2,0\n\n3,inf,1\n" + "1,2,0\n" * 5, "row 2, column 'b': inf is not finite"),
+        (",b,y\n" + "1,2,0\n3,4,1\n" * 5, "a column has no name; give it one, or --ignore ''"),
+        ("a,y\n" + "1,0\n1,1\n" * 5, "expected a column that tells rows apart"),
         ("a,b,y\n1,2,0\n1,2, \n", "row 2, column 'y': the value is missing"),
         ("a,b,y\n1,2,0\n1,2,nan\n", "row 2, column 'y': the value is missing"),
         ("a,b,y\n1,2,0.5\n1,2,inf\n", "row 2, column 'y': inf is not finite"),
@@ -442,11 +516,12 @@ def test_unknown_files(flowers):
         ("a, a,y\n1,2,3\n", "2 columns are named 'a'"),
         ("y\n1\n", "there is no other column than y"),
         ("a,b,y\n", "want columns with names, and rows below them"),
-        ("", "Empty CSV file"),
+        ("", "want columns with names, and rows below them"),
         ("a,y\n1,0\n2,1\n", "2 rows; training wants"),
         ("a,y\n" + "1,0\n1,1\n1,2\n" * 2, "6 rows are too few"),
-        ("a,y\n1,\xff\n", "column 'y': the text is not UTF-8"),
-        ("\xff,y\n1,1\n", "utf-8"),
+        ("a,y\n1,\xff\n", "bad.csv: not UTF-8"),
+        ("a,y\n" + "1,0\n" * 10_000 + "1,\xff\n", "column 'y': the text is not UTF-8"),
+        ("\xff,y\n1,1\n", "not UTF-8"),
         ("a,y\n" + "2020-01-02,0\n2021-02-03,1\n" * 5, "and --ignore a"),
         ("a,y\n1,2020-01-02\n", "column 'y': expected numbers or texts, got"),
     ],
@@ -472,6 +547,7 @@ def test_columns_that_options_name(flowers):
     for option in ("--ignore", "--categorical"):
         message = fail("train", flowers, "--target", "kind", option, "d")
         assert "no column 'd' among a, b, c" in message
+    assert "'kind' is the target" in fail("train", flowers, "--target", " kind", "--ignore", "kind")
     everything = [word for name in "abc" for word in ("--ignore", name)]
     assert "no other column" in fail("train", flowers, "--target", "kind", *everything)
     assert "are for .csv" in fail("train", "digits", "--ignore", "a")

@@ -8,6 +8,7 @@ from helpers import python
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # Libraries beside minidl's own that an example imports.
 NEEDS = {
+    "batchnorm": ["sklearn", "matplotlib"],
     "diabetes": ["sklearn"],
     "digits": ["sklearn", "matplotlib"],
     "from_pytorch_and_back": ["torch"],

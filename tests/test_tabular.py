@@ -218,6 +218,39 @@ def test_numbers_stay_numbers():
     assert np.isfinite(gone).all()
 
 
+@pytest.mark.parametrize(
+    ("fitted", "new", "message"),
+    [
+        (["1", "2"], [1, 2], "expected categories such as '1', as in fit, got 1.0 in row 0"),
+        (["1", "2"], ["1", None, 2.5], "'1', as in fit, got 2.5 in row 2"),
+        (pd.Categorical([1, 2]), ["1", "2"], "such as 1, as in fit, got '1' in row 0"),
+        ([b"a", b"b"], [True, False], "such as b'a', as in fit, got 1.0 in row 0"),
+    ],
+)
+def test_texts_are_no_numbers_where_categories_are_looked_up(fitted, new, message):
+    """They would all pass for categories that training has not seen."""
+    encoder = TabularEncoder(min_frequency=1).fit(pd.DataFrame({"c": fitted}))
+    with pytest.raises(TypeError, match=f"column 'c': .*{message}"):
+        encoder.transform(pd.DataFrame({"c": new}))
+    nothing = encoder.transform(pd.DataFrame({"c": [np.nan, np.nan]}))
+    assert not nothing.any()
+
+
+def test_texts_and_numbers_that_were_mixed_may_be_either():
+    encoder = TabularEncoder(min_frequency=1).fit(np.array([["a"], [1]], dtype=object))
+    assert encoder.transform(np.array([[1], [2]], dtype=object)).tolist() == [[1, 0], [0, 0]]
+
+
+def test_columns_are_found_by_labels_that_are_no_texts():
+    frame = pd.DataFrame({2019: [1.0, 2, 3], 2020: [5.0, 4, 6]})
+    encoder = TabularEncoder(n_bins=0).fit(frame)
+    expected = encoder.transform(frame)
+    np.testing.assert_array_equal(encoder.transform(frame[[2020, 2019]]), expected)
+    np.testing.assert_array_equal(encoder.transform(frame.to_numpy()), expected)
+    with pytest.raises(ValueError, match="lacks column 2019 and has column 2021"):
+        encoder.transform(frame.rename(columns={2019: 2021}))
+
+
 def test_names_that_come_or_go_are_a_warning():
     frame, _ = mixed(40)
     array = frame.to_numpy(dtype=object)
@@ -227,7 +260,10 @@ def test_names_that_come_or_go_are_a_warning():
         TabularEncoder().fit(array).transform(frame)
 
 
-@pytest.mark.parametrize("named", [["count", "flag"], [1, 2]])
+@pytest.mark.parametrize(
+    "named",
+    [["count", "flag"], [1, 2], pd.Index(["flag", "count"]), [False, True, True] + [False] * 3],
+)
 def test_numbers_that_are_categories(named):
     frame, _ = mixed(80)
     encoder = TabularEncoder(categorical_features=named).fit(frame)
@@ -291,7 +327,8 @@ def test_sparse_rows_are_sent_elsewhere():
 def recipe(**arguments):
     given = {
         "hidden_layer_sizes": [8, 8], "activation": "silu", "dropout": 0.0, "embedding_dim": 4,
-        "lr": 0.04, "weight_decay": 0.0, "batch_size": 32, "first_cycle": 2,
+        "lr": 0.04, "weight_decay": 0.0, "batch_size": 32, "cycles": 3,
+        "first_cycle": 2,
         "loss": minidl.MSELoss(),
     }  # fmt: skip
     return network.Recipe(**{**given, **arguments})
@@ -326,7 +363,7 @@ def test_first_weights_keep_the_size_of_what_goes_through():
 
 def losses(values, first_cycle=1):
     """Epochs that are made while validation gives these losses."""
-    stop = network.CycleStopping(first_cycle)
+    stop = network.CycleStopping(first_cycle, 3)
     stop.trainer = type("T", (), {"stop_training": False, "model": minidl.Linear(1, 1)})()
     stop.on_train_begin()
     for epoch, value in enumerate(values):
@@ -477,6 +514,23 @@ def test_a_row_of_weight_0_is_not_there():
     )
 
 
+@pytest.mark.parametrize("rows", [70, 90])
+def test_weights_of_0_do_not_hide_rows_that_are_too_many(rows):
+    frame, _ = mixed(80)
+    with pytest.raises(ValueError, match=f"each of the 80 rows of X, got {rows}"):
+        TabularRegressor().fit(frame, np.zeros(rows), np.arange(rows) % 3)
+
+
+def test_weights_of_0_in_an_arrow_table():
+    frame, value = mixed(80)
+    table = pa.Table.from_pandas(frame)
+    weight = np.arange(80) % 2
+    fitted = [
+        TabularRegressor(**QUICK, random_state=0).fit(X, value, weight) for X in (frame, table)
+    ]
+    np.testing.assert_array_equal(*(model.predict(frame) for model in fitted))
+
+
 def test_weights_count():
     x = np.zeros((400, 1))
     x[::2] = 1
@@ -587,6 +641,8 @@ def test_a_failed_fit_changes_nothing(monkeypatch):
         ({"validation_fraction": 1.0}, "validation_fraction"),
         ({"n_threads": 0}, "n_threads"),
         ({"n_bins": -1}, "n_bins"),
+        ({"hidden_layer_sizes": 8.0}, "hidden_layer_sizes: expected a size or a list"),
+        ({"hidden_layer_sizes": None}, "hidden_layer_sizes: expected a size or a list"),
     ],
 )
 def test_bad_arguments(arguments, message):
@@ -605,6 +661,46 @@ def test_bad_targets():
         TabularRegressor().fit(frame[:1], value[:1])
     with pytest.raises(ValueError, match="Negative values"):
         TabularRegressor().fit(frame, value, -np.ones(40))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.Categorical(["a", "b", None, "a"]),
+        pd.Series(["a", "b", pd.NA, "a"], dtype="string"),
+        np.array(["a", "b", None, "a"], dtype=object),
+    ],
+)
+def test_a_label_that_is_missing(labels):
+    with pytest.raises(ValueError, match=r"y: expected a label for each row, got .* in row 2"):
+        TabularClassifier().fit(np.arange(4.0)[:, None], labels)
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e155, 1e300])
+def test_targets_of_any_size(factor):
+    frame, value = mixed(200)
+    got = TabularRegressor(**QUICK, random_state=0).fit(frame, value * factor).predict(frame)
+    expected = TabularRegressor(**QUICK, random_state=0).fit(frame, value).predict(frame)
+    np.testing.assert_allclose(got / factor, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_equal_targets_have_no_spread():
+    frame, _ = mixed(40)
+    assert TabularRegressor(**QUICK).fit(frame, np.full(40, 0.1))._scale.tolist() == [0.1]
+
+
+@pytest.mark.parametrize("column", [[1.0] * 40, [f"id {i}" for i in range(40)]])
+def test_tables_that_tell_no_rows_apart(column):
+    with pytest.raises(ValueError, match="X: expected a column that tells rows apart"):
+        TabularRegressor().fit(pd.DataFrame({"a": column}), np.arange(40.0))
+
+
+@pytest.mark.parametrize(("max_iter", "most"), [(1, 1), (6, 6), (7, 7), (13, 7), (20, 14)])
+def test_max_iter_is_the_most(max_iter, most):
+    frame, value = mixed(60)
+    model = TabularRegressor(1, 8, max_iter=max_iter, random_state=0).fit(frame, value)
+    assert model.n_iter_ <= most
+    assert model._recipe(60).epochs == most
 
 
 @pytest.mark.parametrize("rows", [2, 3, 6])

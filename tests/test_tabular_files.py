@@ -68,6 +68,20 @@ def test_a_classifier_comes_back(kind, tmp_path):
         read.predict(X.drop(columns="zip"))
 
 
+def test_columns_labelled_by_numbers_come_back(tmp_path):
+    X, path = (
+        pd.DataFrame(np.random.default_rng(0).normal(size=(40, 2))),
+        tmp_path / "m.safetensors",
+    )
+    X.columns = [2019, 2020]
+    fitted = TabularRegressor(**QUICK).fit(X, X[2019])
+    save_tabular(fitted, path)
+    np.testing.assert_array_equal(load_tabular(path).predict(X[[2020, 2019]]), fitted.predict(X))
+    X.columns = [1.5, 2.5]
+    with pytest.raises(TypeError, match=r"columns labelled by texts or integers, got 1\.5"):
+        save_tabular(TabularRegressor(**QUICK).fit(X, X[1.5]), path)
+
+
 @pytest.mark.parametrize("columns", [None, 1, 2])
 def test_a_regressor_comes_back(columns, tmp_path):
     X, path = table(), tmp_path / "model.safetensors"
@@ -120,7 +134,7 @@ def test_what_is_not_written(tmp_path):
     with pytest.raises(TypeError, match="metadata: expected a dict"):
         save_tabular(fitted, path, [1])
     X["color"] = [b"red", b"blue"] * 20
-    with pytest.raises(TypeError, match=r"categories: expected what JSON can hold: .*b'"):
+    with pytest.raises(TypeError, match=r"column 'color': expected categories that are .* got b'"):
         save_tabular(TabularRegressor(**QUICK).fit(X, y), path)
     assert path.read_text() == "mine"
 
@@ -169,8 +183,9 @@ def written(path):
         set_at({"depth": 3}, "parameters"),
         set_at(None, "parameters"),
         set_at(None, "encoder"),
-        set_at(["a"], "encoder", "names"),
-        set_at([1, 2, 3, 4, 5], "encoder", "names"),
+        set_at(["a"], "encoder", "labels"),
+        set_at([1, 2, 3, 4, 4], "encoder", "labels"),
+        set_at([1.5, 2, 3, 4, 5], "encoder", "labels"),
         set_at([], "encoder", "columns"),
         set_at(None, "encoder", "columns", 0),
         set_at({}, "encoder", "columns", 0),

@@ -135,7 +135,10 @@ def train(
     force: Force = False,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the data.  [default: 25; of a table 35 at most]"),
+        typer.Option(
+            min=1,
+            help="Passes over the data; of a table at most.  [default: 25; of a table 35]",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,

@@ -185,7 +185,7 @@ def choose_task(task: Task, table: Table) -> Task:
         raise CliError(f"classification wants classes; {table.target!r} has fractions")
     if count < 2:
         raise CliError(f"classification wants two classes or more; {table.target!r} has {count}")
-    if auto and numeric and (count > MOST_CLASSES or 2 * count > len(table.y)):
+    if auto and (2 * count > len(table.y) or (numeric and count > MOST_CLASSES)):
         raise CliError(
             f"{table.target!r} has {count} different values in {len(table.y)} rows; "
             "choose --task regression or --task classification"

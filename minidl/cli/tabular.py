@@ -30,6 +30,9 @@ def load(path: Path, target: str | None, ignored: Sequence[str]) -> data.Table:
         Whatever is wrong with the file; a bad value is named by row and column.
     """
     table = tables.read(path)
+    target = None if target is None else target.strip()
+    if target in ignored:
+        raise CliError(f"--ignore: {target!r} is the target")
     if target is None:
         raise CliError(
             f"{path}: --target must name the column to learn: {data.listed(table.column_names)}"
@@ -66,7 +69,7 @@ def train(
 
     path = Path(table.source)
     task = data.choose_task(task, table)
-    tables.check_numbers(path, table.X, categorical)
+    tables.check_columns(path, table.X, categorical)
     rng = np.random.default_rng(seed)
     given = {"random_state": seed, "verbose": progress, **options}
     if categorical:
@@ -91,7 +94,12 @@ def train(
         scores = scores_of_classes(codes[training], codes[testing], P)
     else:
         scores = scores_of_values(y[training], y[testing], estimator.predict(held_out))
-    metadata = {"writer": WRITER, "target": table.target, "ignored": list(ignored)}
+    metadata = {
+        "writer": WRITER,
+        "target": table.target,
+        "ignored": list(ignored),
+        "types": tables.types_of(table.X),
+    }
     facts = {"networks": str(len(estimator.models_)), "epochs": str(estimator.n_iter_)}
     return Result(
         task.value, lambda out: save_tabular(estimator, out, metadata), scores, seconds, facts
@@ -118,7 +126,7 @@ def predict(model_path: Path, path: Path, proba: bool, ignored: Sequence[str]) -
     if proba and not classifies:
         raise CliError("--proba is for classification; this model predicts a value")
     target = metadata["target"]
-    X = tables.features(path, [target, *metadata["ignored"]], ignored)
+    X = tables.features(path, [target, *metadata["ignored"]], ignored, metadata["types"])
     with tables.explained(path):
         if not classifies:
             return as_csv(target, estimator.predict(X).tolist())

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils import _safe_indexing, check_random_state, column_or_1d
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted
 
@@ -18,8 +18,10 @@ import minidl
 from minidl import checks, parallel
 from minidl.memory import Array
 from minidl.sklearn import threads
+from minidl.sklearn.tabular_columns import Columns, is_missing
 from minidl.sklearn.tabular_encoder import TabularEncoder
 from minidl.sklearn.tabular_network import (
+    CYCLES,
     Recipe,
     Rows,
     SharedBar,
@@ -129,39 +131,45 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y "
                 "is None"
             )
-        y = self._read_y(y)
-        weight = None
+        n_models = checks.positive_int(self.n_models, "n_models")
+        random = check_random_state(self.random_state)
+        if self.n_threads is not None:
+            checks.positive_int(self.n_threads, "n_threads")
+        y, columns = self._read_y(y), Columns(X)
+        if columns.rows != len(y):
+            raise ValueError(
+                "Found input variables with inconsistent numbers of samples: expected one y for "
+                f"each of the {columns.rows} rows of X, got {len(y)}"
+            )
+        weight, present = None, None
         if sample_weight is not None:
             weight = _check_sample_weight(
                 sample_weight, np.empty((len(y), 1), np.float32), ensure_non_negative=True
             )
             if not weight.all():
                 present = np.flatnonzero(weight)
-                X, y, weight = _safe_indexing(X, present), y[present], weight[present]
-        encoder = self._encoder()
-        inputs = encoder.fit_transform(X)
-        if len(inputs) != len(y):
-            raise ValueError(
-                "Found input variables with inconsistent numbers of samples: expected one y for "
-                f"each of the {len(inputs)} rows of X, got {len(y)}"
-            )
-        if len(inputs) < 2:
-            raise ValueError("X: expected at least two rows (n_samples >= 2), got n_samples = 1")
-        targets = self._targets(y)
-        recipe = self._recipe(len(inputs))
-        n_models = checks.positive_int(self.n_models, "n_models")
-        random = check_random_state(self.random_state)
-        folds = self._folds(len(inputs), n_models, targets.classes, random)
-        seeds = random.randint(2**31 - 1, size=n_models).tolist()
-        if weight is not None:
+                y, weight = y[present], weight[present]
             weight = weight / weight.mean()
+        if len(y) < 2:
+            raise ValueError(
+                f"X: expected at least two rows (n_samples >= 2), got n_samples = {len(y)}"
+            )
+        targets, recipe = self._targets(y), self._recipe(len(y))
+        encoder = self._encoder()
+        inputs = encoder.learn_and_encode(columns, present)
+        if not inputs.shape[1]:
+            raise ValueError(
+                "X: expected a column that tells rows apart, but each is constant or has another "
+                "category in each row"
+            )
+        folds = self._folds(len(y), n_models, targets.classes, random)
+        seeds = random.randint(2**31 - 1, size=n_models).tolist()
         rows = Rows(inputs, targets.y, weight)
-        if self.n_threads is not None:
-            checks.positive_int(self.n_threads, "n_threads")
         with threads.limit(self.n_threads):
             trainers = self._train(recipe, rows, encoder, targets.outputs, folds, seeds)
         # Nothing has been changed up to here.
-        self.__dict__.pop("feature_names_in_", None)
+        for name in ("feature_names_in_", "metadata_"):
+            self.__dict__.pop(name, None)
         if hasattr(encoder, "feature_names_in_"):
             self.feature_names_in_ = encoder.feature_names_in_
         self.n_features_in_ = encoder.n_features_in_
@@ -188,6 +196,10 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         """The parameters, checked, as they are for so many rows."""
         given: Any = self.hidden_layer_sizes
         given = [given] if isinstance(given, (int, np.integer)) else given
+        if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, str):
+            raise ValueError(
+                f"hidden_layer_sizes: expected a size or a list of sizes, got {given!r}"
+            )
         sizes = [checks.positive_int(n, f"hidden_layer_sizes[{i}]") for i, n in enumerate(given)]
         if len(set(sizes)) > 4:
             raise ValueError(
@@ -200,6 +212,8 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
             batch = min(max(batch, BATCH[0]), BATCH[1])
         else:
             batch = checks.positive_int(self.batch_size, "batch_size")
+        epochs = checks.positive_int(self.max_iter, "max_iter")
+        cycles = CYCLES if epochs >= 2**CYCLES - 1 else 1
         return Recipe(
             hidden_layer_sizes=sizes,
             activation=self.activation,
@@ -208,7 +222,8 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
             lr=checks.number(self.learning_rate_init, "learning_rate_init", 0, open_low=True),
             weight_decay=checks.number(self.weight_decay, "weight_decay", 0),
             batch_size=batch,
-            first_cycle=max(1, round(checks.positive_int(self.max_iter, "max_iter") / 7)),
+            cycles=cycles,
+            first_cycle=epochs // (2**cycles - 1),
             loss=self._loss,
         )
 
@@ -295,9 +310,9 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         Of the hidden layers: the name of any activation of minidl.
     dropout : float in [0, 1), default 0
         Dropout after each activation.
-    categorical_features : sequence of str or int, optional
-        Names, or places from 0, of columns that are categories. Default: those of strings, of
-        objects that are not numbers, and of a category dtype.
+    categorical_features : sequence of str, int or bool, optional
+        Names, or places from 0, of columns that are categories; or a mask of all columns. Default:
+        those of strings, of objects that are not numbers, and of a category dtype.
     n_bins, max_one_hot, min_frequency
         As those of `TabularEncoder`.
     embedding_dim : int, default 8
@@ -311,8 +326,9 @@ class TabularClassifier(ClassifierMixin, _Tabular):
     batch_size : int or "auto", default "auto"
         Rows of a batch; "auto" is a power of two from 16 to 256 that makes some 40 steps an epoch.
     max_iter : int, default 35
-        Epochs, which fall into three cycles of the learning rate, each twice as long as the one
-        before; rounded to a multiple of 7. Training ends before, after a cycle without improvement.
+        The most epochs. They fall into three cycles of the learning rate, each twice as long as the
+        one before, so that a multiple of 7 is made; fewer than 7 are one cycle. Training ends
+        before, after a cycle without improvement.
     validation_fraction : float in (0, 1), default 0.2
         The part of the rows that each network holds out, to choose its best epoch by. It is at most
         one part in `n_models`, and another one for each.
@@ -370,6 +386,12 @@ class TabularClassifier(ClassifierMixin, _Tabular):
 
     def _read_y(self, y: Any) -> Array:
         labels: Array = column_or_1d(y, warn=True)
+        if labels.dtype.kind == "O":
+            for row, label in enumerate(labels.tolist()):
+                if is_missing(label):
+                    raise ValueError(
+                        f"y: expected a label for each row, got {label!r} in row {row}"
+                    )
         check_classification_targets(labels)
         return labels
 
@@ -432,9 +454,9 @@ class TabularRegressor(RegressorMixin, _Tabular):
         Of the hidden layers: the name of any activation of minidl.
     dropout : float in [0, 1), default 0
         Dropout after each activation.
-    categorical_features : sequence of str or int, optional
-        Names, or places from 0, of columns that are categories. Default: those of strings, of
-        objects that are not numbers, and of a category dtype.
+    categorical_features : sequence of str, int or bool, optional
+        Names, or places from 0, of columns that are categories; or a mask of all columns. Default:
+        those of strings, of objects that are not numbers, and of a category dtype.
     n_bins, max_one_hot, min_frequency
         As those of `TabularEncoder`.
     embedding_dim : int, default 8
@@ -448,8 +470,9 @@ class TabularRegressor(RegressorMixin, _Tabular):
     batch_size : int or "auto", default "auto"
         Rows of a batch; "auto" is a power of two from 16 to 256 that makes some 40 steps an epoch.
     max_iter : int, default 35
-        Epochs, which fall into three cycles of the learning rate, each twice as long as the one
-        before; rounded to a multiple of 7. Training ends before, after a cycle without improvement.
+        The most epochs. They fall into three cycles of the learning rate, each twice as long as the
+        one before, so that a multiple of 7 is made; fewer than 7 are one cycle. Training ends
+        before, after a cycle without improvement.
     validation_fraction : float in (0, 1), default 0.2
         The part of the rows that each network holds out, to choose its best epoch by. It is at most
         one part in `n_models`, and another one for each.
@@ -513,8 +536,11 @@ class TabularRegressor(RegressorMixin, _Tabular):
 
     def _targets(self, y: Array) -> Targets:
         flat, y = y.ndim == 1, y.reshape(len(y), -1)
-        mean, scale = y.mean(axis=0), y.std(axis=0)
-        scale = np.where(scale > 0, scale, 1.0)
+        largest = np.abs(y).max(axis=0)
+        unit = np.where(largest > 0, largest, 1.0)  # so that no square is too large
+        mean, scale = (y / unit).mean(axis=0), (y / unit).std(axis=0)
+        scale = np.where(scale > 1e-14, scale, 1.0) * unit  # a mean may miss equal numbers by 1e-16
+        mean *= unit
         learned = {"_flat": flat, "_mean": mean, "_scale": scale}
         learned |= {"_low": y.min(axis=0), "_high": y.max(axis=0)}
         return Targets((y - mean) / scale, y.shape[1], None, learned)

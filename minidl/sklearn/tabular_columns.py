@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -33,6 +35,15 @@ class Column:
         self.numbers = numbers
         self._objects = objects
 
+    def __len__(self) -> int:
+        return len(self.objects if self.numbers is None else self.numbers)
+
+    def take(self, rows: Array) -> Column:
+        """The same of some rows."""
+        if self.numbers is not None:
+            return Column(self.name, self.numbers[rows])
+        return Column(self.name, None, [self.objects[row] for row in rows.tolist()])
+
     @property
     def objects(self) -> list[Any]:
         """Values, None where they are missing."""
@@ -48,8 +59,8 @@ class Columns:
     Parameters
     ----------
     X : frame of pandas or polars, Arrow table, or array_like of shape (N, columns)
-    names : sequence of str, optional
-        The columns wanted, found by name in a frame, whatever their order; by place in an array.
+    labels : sequence of str or other labels, optional
+        The columns wanted, found by label in a frame, whatever their order; by place in an array.
     count : int, optional
         How many an array must have.
     owner : str
@@ -67,86 +78,97 @@ class Columns:
     def __init__(
         self,
         X: Any,
-        names: Sequence[str] | None = None,
+        labels: Sequence[Any] | None = None,
         count: int | None = None,
         owner: str = "the estimator",
     ) -> None:
-        self.names: list[str] | None = None
         self.is_frame = True
         self._read: Callable[[Any, int, str], Column]
         if made_by(X, "pandas", "DataFrame"):
             self._read = _from_pandas
-            labels = list(X.columns)
+            own = list(X.columns)
         elif made_by(X, "polars", "DataFrame"):
             self._read = _from_polars
-            labels = list(X.columns)
+            own = list(X.columns)
         elif made_by(X, "polars", "LazyFrame"):
             raise TypeError("X: expected a DataFrame, got a LazyFrame; call .collect() first")
         elif made_by(X, "pyarrow", "Table", "RecordBatch"):
             self._read = _from_arrow
-            labels = X.schema.names
+            own = X.schema.names
         else:
             self.is_frame = False
             self._read = _from_array
             X = _as_array(X)
-            labels = list(range(X.shape[1]))
+            own = list(range(X.shape[1]))
         self.table = X
         self.rows = len(X) if self.is_frame else int(X.shape[0])
-        shape = (self.rows, len(labels))
+        shape = (self.rows, len(own))
         if self.rows == 0:
             raise ValueError(
                 f"X: expected at least one row, got 0 sample(s) (shape={shape}) while a minimum of "
                 "1 is required"
             )
-        if not labels:
+        if not own:
             raise ValueError(
                 f"X: expected at least one column, got 0 feature(s) (shape={shape}) while a "
                 "minimum of 1 is required."
             )
-        if self.is_frame and all(isinstance(label, str) for label in labels):
-            self.names = labels
-        self._places(labels, names, count, owner)
+        self.labels: list[Any] | None = own if self.is_frame else None
+        self._place(own, labels, count, owner)
 
-    def _places(
-        self, labels: list[Any], names: Sequence[str] | None, count: int | None, owner: str
+    @property
+    def names(self) -> list[str] | None:
+        """The labels of a frame, if all are strings."""
+        return _names(self.labels)
+
+    def _place(
+        self, own: list[Any], labels: Sequence[Any] | None, count: int | None, owner: str
     ) -> None:
-        """Where each wanted column stands."""
-        twice = sorted({str(label) for label in labels if labels.count(label) > 1})
+        """Find where each wanted column stands."""
+        twice = sorted(str(label) for label, n in Counter(own).items() if n > 1)
         if twice:
             raise ValueError(f"X: expected each column once, got {_some(twice)} more than once")
-        self.places = list(range(len(labels)))
-        if names is not None and self.names is not None:
-            at = {label: i for i, label in enumerate(labels)}
-            missing = [name for name in names if name not in at]
-            extra = sorted(set(labels) - set(names), key=labels.index)
+        self.places = list(range(len(own)))
+        if labels is not None and self.is_frame:
+            at = {label: i for i, label in enumerate(own)}
+            missing = [label for label in labels if label not in at]
+            wanted = set(labels)
+            extra = [label for label in own if label not in wanted]
             if missing or extra:
                 said = [f"lacks {_some(missing)}"] * bool(missing)
                 said += [f"has {_some(extra)} beside them"] * bool(extra)
                 raise ValueError(
-                    f"X: expected the {len(names)} columns that {owner} was fitted with, but it "
-                    f"{' and '.join(said)}"
+                    f"X: expected the {len(labels)} columns of fit, but it {' and '.join(said)}"
                 )
-            self.places = [at[name] for name in names]
-        elif count is not None and len(labels) != count:
+            self.places = [at[label] for label in labels]
+        elif count is not None and len(own) != count:
             raise ValueError(
-                f"X has {len(labels)} features, but {owner} is expecting {count} features as input"
+                f"X has {len(own)} features, but {owner} is expecting {count} features as input"
             )
-        if count is not None and (names is None) != (self.names is None):
-            has, was = ("has", "without") if names is None else ("does not have valid", "with")
+        if count is not None and (_names(labels) is None) != (self.names is None):
+            new = self.names is not None
+            has, was = ("has", "without") if new else ("does not have valid", "with")
             warnings.warn(
                 f"X {has} feature names, but {owner} was fitted {was} feature names",
                 UserWarning,
                 stacklevel=5,
             )
-        labels = labels if names is None else list(names)
-        self.labels = [repr(label) if isinstance(label, str) else str(label) for label in labels]
+        shown = own if labels is None else labels
+        self._shown = [repr(label) if isinstance(label, str) else str(label) for label in shown]
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, i: int) -> Column:
         """Column i of those wanted, which names itself in messages."""
-        return self._read(self.table, self.places[i], f"X, column {self.labels[i]}")
+        return self._read(self.table, self.places[i], f"X, column {self._shown[i]}")
+
+
+def _names(labels: Sequence[Any] | None) -> list[str] | None:
+    """Labels that are all strings."""
+    if labels is None or not all(isinstance(label, str) for label in labels):
+        return None
+    return list(labels)
 
 
 def _some(names: Sequence[Any], most: int = 5) -> str:
@@ -198,7 +220,7 @@ def _from_pandas(frame: Any, place: int, name: str) -> Column:
     kind = getattr(getattr(dtype, "numpy_dtype", dtype), "kind", "O")
     if kind in "fiub":
         return Column(name, _finite(series.to_numpy(dtype=np.float64, na_value=np.nan), name))
-    if kind in "mMc" or (kind == "O" and _is_time(str(dtype))):
+    if kind in "mM" or (kind == "O" and _is_time(str(dtype))):
         raise TypeError(_no_time(name, dtype))
     missing = series.isna().tolist()
     values = [None if gone else v for v, gone in zip(series.tolist(), missing, strict=True)]
@@ -257,7 +279,7 @@ def _no_time(name: str, dtype: Any) -> str:
 
 def _from_objects(values: list[Any], name: str) -> Column:
     """A column of Python objects: numbers if all are, else categories."""
-    values = [None if _is_missing(value) else value for value in values]
+    values = [None if is_missing(value) else value for value in values]
     present = [value for value in values if value is not None]
     if present and all(is_number(value) for value in present):
         return Column(name, as_numbers(values, name))
@@ -269,16 +291,19 @@ def _from_objects(values: list[Any], name: str) -> Column:
 
 def is_number(value: Any) -> bool:
     """True for numbers and booleans."""
-    return isinstance(value, (Real, np.bool_))
+    return isinstance(value, (Real, Decimal, np.bool_))
 
 
 def as_numbers(values: Sequence[Any], name: str) -> Array:
     """Numbers and None as float64, NaN where they are missing; none is infinite."""
-    numbers = [np.nan if value is None else float(value) for value in values]
+    try:
+        numbers = [np.nan if value is None else float(value) for value in values]
+    except OverflowError:
+        raise ValueError(f"{name}: expected numbers that float64 can hold") from None
     return _finite(np.array(numbers, np.float64), name)
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """None, NaN, and pandas' NA."""
     return (
         value is None

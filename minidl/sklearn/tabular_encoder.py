@@ -118,6 +118,19 @@ class CategoricalColumn:
         """The categories of codes 1, 2, ...; None is a missing value."""
         return list(self.codes)
 
+    def check(self, column: Column) -> None:
+        """Refuse numbers where all categories are texts, and texts where all are numbers."""
+        level = next((level for level in self.codes if level is not None), None)
+        kinds = {is_number(level) for level in self.codes if level is not None}
+        if len(kinds) != 1:
+            return
+        for row, value in enumerate(column.objects):
+            if value is not None and is_number(value) not in kinds:
+                raise TypeError(
+                    f"{column.name}: expected categories such as {level!r}, as in fit, got "
+                    f"{value!r} in row {row}"
+                )
+
     def encode(self, column: Column) -> Array:
         """Codes (N,)."""
         get = self.codes.get
@@ -137,9 +150,9 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    categorical_features : sequence of str or int, optional
-        Names, or places from 0, of columns that are categories. Default: those of strings, of
-        objects that are not numbers, and of a category dtype.
+    categorical_features : sequence of str, int or bool, optional
+        Names, or places from 0, of columns that are categories; or a mask of all columns. Default:
+        those of strings, of objects that are not numbers, and of a category dtype.
     n_bins : int or "auto", default "auto"
         Bins of the piecewise-linear encoding, between quantiles; 0: none. "auto": 256 for all
         numeric columns together, at least 4 and at most 48 for one, and at most the square root of
@@ -219,13 +232,16 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         ValueError, TypeError
             A parameter or a column does not fit; the message names it.
         """
-        self._learn(Columns(X))
+        self.learn(Columns(X))
         return self
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Array:
         """Learn from X, and encode it: as `fit` and `transform`, reading X once."""
-        columns = Columns(X)
-        return self._encode(columns, self._learn(columns))
+        return self.learn_and_encode(Columns(X))
+
+    def learn_and_encode(self, columns: Columns, present: Array | None = None) -> Array:
+        """Learn from the columns, or some of their rows, and encode these."""
+        return self._encode(self.learn(columns, present))
 
     def transform(self, X: Any) -> Array:
         """Encode rows.
@@ -245,18 +261,19 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         ValueError
             A column is missing or one too many, or holds an infinite number.
         TypeError
-            A column that held numbers has something else now.
+            A column that held numbers has something else now; or one of categories that were all
+            texts, or all numbers, the other.
         """
         check_is_fitted(self)
-        names = getattr(self, "feature_names_in_", None)
-        names = None if names is None else names.tolist()
-        columns = Columns(X, names, self.n_features_in_, type(self).__name__)
-        return self._encode(columns, [self._as_fitted(columns, i) for i in range(len(columns))])
+        columns = Columns(X, self._labels, self.n_features_in_, type(self).__name__)
+        return self._encode([self._as_fitted(columns, i) for i in range(len(columns))])
 
     def _as_fitted(self, columns: Columns, i: int) -> Column:
         """Column i, in numbers if it was then."""
         column, fitted = columns[i], self.columns_[i]
-        if isinstance(fitted, NumericColumn) and column.numbers is None:
+        if isinstance(fitted, CategoricalColumn):
+            fitted.check(column)
+        elif column.numbers is None:
             for row, value in enumerate(column.objects):
                 if value is not None and not is_number(value):
                     raise TypeError(
@@ -265,36 +282,39 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
             return Column(column.name, as_numbers(column.objects, column.name))
         return column
 
-    def _learn(self, columns: Columns) -> list[Column]:
-        """Learn from the columns; gives them back as they were read."""
+    def learn(self, columns: Columns, present: Array | None = None) -> list[Column]:
+        """Learn from the columns, or some of their rows; gives them back as they were read."""
         min_frequency = checks.positive_int(self.min_frequency, "min_frequency")
         checks.positive_int(self.max_one_hot, "max_one_hot", 0)
         chosen = self._chosen(columns)
         read = [columns[i] for i in range(len(columns))]
+        if present is not None:
+            read = [column.take(present) for column in read]
+        rows = columns.rows if present is None else len(present)
         categorical = [i in chosen or c.numbers is None for i, c in enumerate(read)]
-        n_bins = self._bins(len(read) - sum(categorical), columns.rows)
+        n_bins = self._bins(len(read) - sum(categorical), rows)
         self.restore(
             [
                 CategoricalColumn.learn(column, min_frequency)
                 if is_category
                 else NumericColumn.learn(column, n_bins)
                 for column, is_category in zip(read, categorical, strict=True)
-            ]
+            ],
+            columns.labels,
         )
-        if columns.names is not None:
-            self.feature_names_in_ = np.array(columns.names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
         return read
 
     def _chosen(self, columns: Columns) -> set[int]:
         """Places of the columns that `categorical_features` names."""
-        given = [] if self.categorical_features is None else self.categorical_features
-        if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+        given: Any = [] if self.categorical_features is None else self.categorical_features
+        given = given.tolist() if hasattr(given, "tolist") else given
+        if isinstance(given, str) or not isinstance(given, Sequence):
             raise TypeError(
-                "categorical_features: expected a list of names or places of columns, got "
-                f"{given!r}"
+                "categorical_features: expected a list of names or places of columns, or a mask, "
+                f"got {given!r}"
             )
+        if len(given) == len(columns) and all(isinstance(one, bool) for one in given):
+            return {i for i, chosen in enumerate(given) if chosen}
         found = set()
         for i, name in enumerate(given):
             if isinstance(name, str):
@@ -322,8 +342,14 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
             return min(max(COLUMNS // max(numeric, 1), BINS[0]), most)
         return checks.positive_int(self.n_bins, "n_bins", 0)
 
-    def restore(self, columns: list[NumericColumn | CategoricalColumn]) -> None:
-        """Take what was learned of each column; which are one-hot and which codes follows."""
+    def restore(
+        self, columns: list[NumericColumn | CategoricalColumn], labels: list[Any] | None
+    ) -> None:
+        """Take what was learned of each column, and a frame's labels; all else follows."""
+        self._labels = labels
+        self.__dict__.pop("feature_names_in_", None)
+        if labels is not None and all(isinstance(label, str) for label in labels):
+            self.feature_names_in_ = np.array(labels, dtype=object)
         self.columns_ = columns
         self.n_features_in_ = len(columns)
         self._one_hot = [
@@ -339,9 +365,9 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
             else:
                 self.cardinalities_.append(len(column.codes) + 1)
 
-    def _encode(self, columns: Columns, read: list[Column]) -> Array:
+    def _encode(self, read: list[Column]) -> Array:
         """The result, column by column."""
-        out = np.zeros((columns.rows, self.n_dense_ + len(self.cardinalities_)), np.float32)
+        out = np.zeros((len(read[0]), self.n_dense_ + len(self.cardinalities_)), np.float32)
         first, code = 0, self.n_dense_
         for column, fitted, one_hot in zip(read, self.columns_, self._one_hot, strict=True):
             if isinstance(fitted, NumericColumn):

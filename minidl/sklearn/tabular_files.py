@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -139,14 +140,31 @@ def _plain(value: Any) -> Any:
 
 def _encoder_state(encoder: TabularEncoder) -> dict[str, Any]:
     """What an encoder has learned."""
+    labels = encoder._labels
+    shown = range(len(encoder.columns_)) if labels is None else labels
     columns: list[dict[str, Any]] = []
-    for column in encoder.columns_:
+    for label, column in zip(shown, encoder.columns_, strict=True):
         if isinstance(column, NumericColumn):
             columns.append(vars(column))
-        else:
-            columns.append({"levels": column.levels})
-    names = getattr(encoder, "feature_names_in_", None)
-    return {"columns": columns, "names": None if names is None else names.tolist()}
+            continue
+        for level in column.levels:
+            if not _is_plain(level):
+                raise TypeError(
+                    f"column {label!r}: expected categories that are texts or finite numbers, "
+                    f"which a file can hold, got {level!r}"
+                )
+        columns.append({"levels": column.levels})
+    for label in labels or ():
+        if not isinstance(label, (str, int)):
+            raise TypeError(f"X: expected columns labelled by texts or integers, got {label!r}")
+    return {"columns": columns, "labels": encoder._labels}
+
+
+def _is_plain(level: Any) -> bool:
+    """True for None, texts and finite numbers."""
+    if level is None or isinstance(level, (str, bool)):
+        return True
+    return checks.is_number(level) and math.isfinite(level)
 
 
 def _learned(estimator: Estimator) -> dict[str, Any]:
@@ -163,7 +181,10 @@ def _estimator(header: Header, tensors: dict[str, Array]) -> Estimator:
     """The estimator of a file, all its parts held to each other."""
     name = header.read("estimator")
     checks.one_of(name, tuple(ESTIMATORS), "estimator")
-    estimator = ESTIMATORS[name](**header.read("parameters"))
+    parameters = header.read("parameters")
+    sizes = parameters["hidden_layer_sizes"]
+    parameters["hidden_layer_sizes"] = tuple(sizes) if isinstance(sizes, list) else sizes
+    estimator = ESTIMATORS[name](**parameters)
     estimator.encoder_ = encoder = _encoder(header.read("encoder"), estimator)
     estimator.n_features_in_ = encoder.n_features_in_
     if hasattr(encoder, "feature_names_in_"):
@@ -201,13 +222,13 @@ def _models(described: Any, tensors: dict[str, Array]) -> Iterator[minidl.Sequen
 def _encoder(state: dict[str, Any], estimator: Estimator) -> TabularEncoder:
     """The encoder of a file."""
     encoder = estimator._encoder()
-    names = state["names"]
+    labels = state["labels"]
     columns = [_column(column) for column in state["columns"]]
-    if names is not None:
-        if [type(name) for name in names] != [str] * len(columns):
-            raise ValueError(f"encoder: expected {len(columns)} names, got {names!r:.50}")
-        encoder.feature_names_in_ = np.array(names, dtype=object)
-    encoder.restore(columns)
+    if labels is not None:
+        known = {label for label in labels if isinstance(label, (str, int))}
+        if len(known) != len(labels) or len(labels) != len(columns):
+            raise ValueError(f"encoder: expected {len(columns)} labels, got {labels!r:.50}")
+    encoder.restore(columns, labels)
     return encoder
 
 
@@ -216,7 +237,7 @@ def _column(state: dict[str, Any]) -> NumericColumn | CategoricalColumn:
     if "levels" in state:
         levels = state["levels"]
         for level in levels:
-            if not (level is None or isinstance(level, (str, bool, int, float))):
+            if not _is_plain(level):
                 raise ValueError(f"encoder: expected a category, got {level!r:.50}")
         codes = {level: i for i, level in enumerate(levels, 1)}
         if len(codes) < len(levels):

@@ -24,7 +24,7 @@ from minidl.layers import activation as activation_by_name
 from minidl.layers.base import Layer
 from minidl.memory import Array
 
-CYCLES = 3  # of the schedule: 1 + 2 + 4 times the first
+CYCLES = 3  # of the schedule: 1 + 2 + 4 times the first; one if there are too few epochs
 BETAS = (0.9, 0.95)
 BIAS_RATE = 0.1  # of the rate of a weight matrix with one column
 EMBEDDING_RATE = 0.5
@@ -53,13 +53,14 @@ class Recipe(NamedTuple):
     lr: float
     weight_decay: float
     batch_size: int
+    cycles: int
     first_cycle: int  # epochs
     loss: minidl.Loss
 
     @property
     def epochs(self) -> int:
         """Epochs of all cycles."""
-        return int(self.first_cycle * (2**CYCLES - 1))
+        return int(self.first_cycle * (2**self.cycles - 1))
 
 
 def _unit_normal(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
@@ -127,9 +128,9 @@ def optimizer(recipe: Recipe, model: minidl.Sequential) -> minidl.Optimizer:
 class CycleStopping(minidl.EarlyStopping):
     """Keeps the best weights, and stops at the end of a cycle in which there were none better."""
 
-    def __init__(self, first_cycle: int) -> None:
+    def __init__(self, first_cycle: int, cycles: int) -> None:
         super().__init__("val_loss", patience=2**31, restore_best_weights=True)
-        self.ends = {first_cycle * (2**i - 1) for i in range(1, CYCLES)}
+        self.ends = {first_cycle * (2**i - 1) for i in range(1, cycles)}
         self.begin = 0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
@@ -184,7 +185,7 @@ def train(
         last_batch="keep",
         seed=seed,
         validation_data=held_out,
-        callbacks=[CycleStopping(recipe.first_cycle), *callbacks],
+        callbacks=[CycleStopping(recipe.first_cycle, recipe.cycles), *callbacks],
         verbose=0,
     )
     trainer.model.eval()
