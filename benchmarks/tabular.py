@@ -182,6 +182,31 @@ def report(results, tables, peers):
         print(f"| {table} | {group.rows.iloc[0]} | {' | '.join(cells)} |")
 
 
+def verdict(results, tables):
+    """On which tables minidl does as well as RealMLP, in a twentieth of its time, and as the trees."""
+    import pandas as pd
+
+    frame = pd.DataFrame(results)
+    scores = frame.pivot_table("score", "table", "peer", ["mean", "std"])
+    times = frame.pivot_table("seconds", "table", "peer", "median")
+    seen = {peer: [t for t in tables if t in frame[frame.peer == peer].table.values]
+            for peer in ("realmlp", "hgb")}  # fmt: skip
+    print()
+    for peer, what, good in (
+        ("realmlp", "within the spread of RealMLP's score, or better", lambda t: (
+            scores["mean", "minidl"][t]
+            >= scores["mean", "realmlp"][t] - scores["std", "realmlp"].fillna(0)[t])),
+        ("realmlp", "in at most a twentieth of RealMLP's time", lambda t: (
+            20 * times["minidl"][t] <= times["realmlp"][t])),
+        ("hgb", "ahead of HistGradientBoosting", lambda t: (
+            scores["mean", "minidl"][t] > scores["mean", "hgb"][t])),
+    ):  # fmt: skip
+        missed = [t for t in seen[peer] if not good(t)]
+        count = len(seen[peer])
+        print(f"{what}: {count - len(missed)} of {count}"
+              + (f"; not on {', '.join(missed)}" if missed else ""))  # fmt: skip
+
+
 def main():
     """Run all in processes of their own."""
     from tables import MIXED, SKLEARN
@@ -225,6 +250,8 @@ def main():
                     with given.json.open("a") as file:
                         file.write(json.dumps(result) + "\n")
     report(results, given.tables, peers)
+    if {"minidl", "realmlp", "hgb"} <= set(peers):
+        verdict(results, given.tables)
 
 
 if __name__ == "__main__":

@@ -341,16 +341,17 @@ def test_the_network_has_embeddings_beside_numbers_and_rates_by_fan_in():
     assert model[1].in_features == width
     assert not model[-1].weight.any()
     adam = network.optimizer(made, model)
-    names = ("0.1.weight", "1.weight", "3.weight", "1.bias", "5.bias")
+    assert isinstance(model[3], minidl.Residual)
+    names = ("0.1.weight", "1.weight", "3.block.0.weight", "1.bias", "4.bias")
     parameters = dict(model.named_parameters())
     rates = {name: adam.groups[adam.group_of(name, parameters[name]) - 1]["lr"] for name in names}
     assert rates == pytest.approx(
         {
             "0.1.weight": 0.02,
             "1.weight": 0.04 / np.sqrt(width),
-            "3.weight": 0.04 / np.sqrt(8),
+            "3.block.0.weight": 0.04 / np.sqrt(8),
             "1.bias": 0.004,
-            "5.bias": 0.004,
+            "4.bias": 0.004,
         }
     )
 

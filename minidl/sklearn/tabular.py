@@ -305,7 +305,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):
     n_models : int, default 4
         Networks. More give better results and take longer.
     hidden_layer_sizes : int or sequence of int, default (128, 128)
-        Units of the hidden layers; of at most four different sizes.
+        Units of the hidden layers; of at most four different sizes. A layer as wide as the one
+        before is a residual block: it adds to its input.
     activation : str, default "silu"
         Of the hidden layers: the name of any activation of minidl.
     dropout : float in [0, 1), default 0
@@ -449,7 +450,8 @@ class TabularRegressor(RegressorMixin, _Tabular):
     n_models : int, default 4
         Networks. More give better results and take longer.
     hidden_layer_sizes : int or sequence of int, default (128, 128)
-        Units of the hidden layers; of at most four different sizes.
+        Units of the hidden layers; of at most four different sizes. A layer as wide as the one
+        before is a residual block: it adds to its input.
     activation : str, default "silu"
         Of the hidden layers: the name of any activation of minidl.
     dropout : float in [0, 1), default 0

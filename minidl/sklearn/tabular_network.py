@@ -1,11 +1,12 @@
 """The network of the tabular estimators, and its training: the recipe in one place.
 
 The network is a multilayer perceptron over what `TabularEncoder` gives, with embeddings for columns
-of codes. Weights begin as N(0, 1 / fan in), biases as N(0, 1), so that kinks lie all over the data,
-the last layer at zero. Each weight matrix has a rate of its own, ``lr / sqrt(fan in)``, which is
-what the neural tangent parametrization does in RealMLP: then one `lr` suits all widths. The rate
-goes through cosine cycles, each twice as long as the one before, so that there is a finished model
-at the end of each; after a cycle that has brought nothing, training ends. The weights kept are the
+of codes; a hidden layer as wide as the one before is a residual block, which adds to its input.
+Weights begin as N(0, 1 / fan in), biases as N(0, 1), so that kinks lie all over the data, the last
+layer at zero. Each weight matrix has a rate of its own, ``lr / sqrt(fan in)``, which is what the
+neural tangent parametrization does in RealMLP: then one `lr` suits all widths. The rate goes
+through cosine cycles, each twice as long as the one before, so that there is a finished model at
+the end of each; after a cycle that has brought nothing, training ends. The weights kept are the
 best on the rows held out.
 """
 
@@ -81,11 +82,14 @@ def build(
         columns = [dense] * bool(dense) + [1] * len(tables)
         layers.append(minidl.Parallel(*numbers, *tables, columns=columns))
         width += sum(dims)
-    for size in recipe.hidden_layer_sizes:
-        layers.append(minidl.Linear(width, size, weight_init=_unit_normal, bias_init=_unit_normal))
-        layers.append(activation_by_name(recipe.activation))
+    for i, size in enumerate(recipe.hidden_layer_sizes):
+        linear = minidl.Linear(width, size, weight_init=_unit_normal, bias_init=_unit_normal)
+        block = [linear, activation_by_name(recipe.activation)]
         if recipe.dropout:
-            layers.append(minidl.Dropout(recipe.dropout))
+            block.append(minidl.Dropout(recipe.dropout))
+        if i > 0 and size == width:
+            block = [minidl.Residual(minidl.Sequential(*block))]
+        layers += block
         width = size
     layers.append(minidl.Linear(width, outputs, weight_init="zeros", bias_init="zeros"))
     return minidl.Sequential(*layers, seed=seed)
@@ -112,7 +116,7 @@ def optimizer(recipe: Recipe, model: minidl.Sequential) -> minidl.Optimizer:
     """AdamW, with the rates of weights by their fan in."""
     groups: list[dict[str, Any]] = []
     by_fan_in: dict[int, list[str]] = {}
-    for name, layer in model.children():
+    for name, layer in model.tree():
         if isinstance(layer, minidl.Linear):
             by_fan_in.setdefault(layer.in_features, []).append(f"{name}.weight")
         elif isinstance(layer, minidl.Parallel):
