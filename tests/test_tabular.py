@@ -139,6 +139,16 @@ def test_few_categories_are_one_hot_and_many_are_codes():
     assert encoder.columns_[0].levels == [None, "a", "b"]
 
 
+def test_names_of_the_result():
+    frame = pd.DataFrame({"n": [1.0, 2, 3, np.nan] * 2, "c": ["a", "b", None, "a"] * 2})
+    encoder = TabularEncoder(n_bins=2).set_output(transform="pandas").fit(frame)
+    assert encoder.transform(frame).columns.tolist() == [
+        "n", "n_bin0", "n_bin1", "n_missing", "c_a", "c_None", "c_b"
+    ]  # fmt: skip
+    codes = TabularEncoder(n_bins=0, max_one_hot=1).fit(frame.to_numpy(dtype=object))
+    assert codes.get_feature_names_out().tolist() == ["x0", "x0_missing", "x1_code"]
+
+
 def test_rare_and_unseen_categories_have_code_0():
     X = np.array(["a"] * 5 + ["b"] * 3 + ["once"], dtype=object)[:, None]
     new = np.array([["a"], ["b"], ["once"], ["never"], [None]], dtype=object)

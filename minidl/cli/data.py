@@ -140,7 +140,7 @@ def _plain(y: npt.NDArray[Any]) -> npt.DTypeLike:
     return {"b": np.bool_, "f": np.float64, "U": np.str_, "S": np.str_}.get(y.dtype.kind, np.int64)
 
 
-def is_number(text: str) -> bool:
+def is_numeric(text: str) -> bool:
     """Return whether a text is a number, infinity and NaN among them."""
     try:
         float(text)
@@ -174,7 +174,7 @@ def choose_task(task: Task, table: Table) -> Task:
         task = Task.classification if whole or not numeric else Task.regression
     if task is Task.regression:
         if not numeric:
-            row = next((i for i, label in enumerate(table.y) if not is_number(label)), 0)
+            row = next((i for i, label in enumerate(table.y) if not is_numeric(label)), 0)
             raise CliError(
                 f"{table.source}: row {row + 1}, column {table.target!r}: "
                 f"{str(table.y[row])!r} is text; regression wants numbers"

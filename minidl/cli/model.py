@@ -123,11 +123,8 @@ def predict(model_path: Path, path: Path, proba: bool, ignored: Sequence[str]) -
     """
     model = minidl.load(model_path)
     metadata: dict[str, Any] = model.metadata
-    if metadata.get("writer") != WRITER:
-        raise CliError(f"{model_path}: not written by `{WRITER}`")
     classes: list[Any] | None = metadata.get("classes")
-    if proba and classes is None:
-        raise CliError("--proba is for classification; this model predicts a value")
+    check_use(model_path, metadata, proba, classes is not None)
     target = metadata["target"]
     X = _features(path, metadata["features"], target, ignored)
     scaled = data.standardise(X, np.array(metadata["mean"]), np.array(metadata["scale"]))
@@ -137,6 +134,19 @@ def predict(model_path: Path, path: Path, proba: bool, ignored: Sequence[str]) -
         return as_csv(target, values.tolist())
     labels = [classes[i] for i in outputs.argmax(axis=1)]
     return as_csv(target, labels, classes, probabilities(outputs) if proba else None)
+
+
+def check_use(path: Path, metadata: dict[str, Any], proba: bool, classifies: bool) -> None:
+    """Refuse models that `minidl train` has not written, and probabilities of values.
+
+    Raises
+    ------
+    CliError
+    """
+    if metadata.get("writer") != WRITER:
+        raise CliError(f"{path}: not written by `{WRITER}`")
+    if proba and not classifies:
+        raise CliError("--proba is for classification; this model predicts a value")
 
 
 def _features(path: Path, names: Sequence[str], target: str, ignored: Sequence[str]) -> data.Floats:

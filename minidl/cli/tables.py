@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from minidl.cli.data import Floats, is_number, listed
+from minidl.cli.data import Floats, is_numeric, listed
 from minidl.cli.errors import CliError
 
 Arrow: TypeAlias = Any  # pyarrow has no types
@@ -244,7 +244,7 @@ def check_columns(path: Path, table: Arrow, categorical: Sequence[str]) -> None:
 
 
 def _check_texts(path: Path, name: str, values: list[Any]) -> None:
-    others = [i for i, v in enumerate(values) if v is not None and not is_number(v)]
+    others = [i for i, v in enumerate(values) if v is not None and not is_numeric(v)]
     count = len(values) - values.count(None) - len(others)
     if others and count > len(others):
         row = others[0]

@@ -10,7 +10,7 @@ import numpy as np
 from minidl.cli import data, tables
 from minidl.cli.data import Task
 from minidl.cli.errors import CliError
-from minidl.cli.model import TEST_SHARE, WRITER
+from minidl.cli.model import TEST_SHARE, WRITER, check_use
 from minidl.cli.results import Result, as_csv, scores_of_classes, scores_of_values
 
 PARAMETERS = {  # of the estimators, for what the command line calls them
@@ -118,13 +118,10 @@ def predict(model_path: Path, path: Path, proba: bool, ignored: Sequence[str]) -
 
     estimator = load_tabular(model_path)
     metadata: dict[str, Any] = estimator.metadata_
-    if metadata.get("writer") != WRITER:
-        raise CliError(f"{model_path}: not written by `{WRITER}`")
+    classifies = isinstance(estimator, TabularClassifier)
+    check_use(model_path, metadata, proba, classifies)
     if path.suffix.lower() not in tables.KINDS:
         raise CliError(f"{path}: want a .csv or .parquet file, as the model was trained with")
-    classifies = isinstance(estimator, TabularClassifier)
-    if proba and not classifies:
-        raise CliError("--proba is for classification; this model predicts a value")
     target = metadata["target"]
     X = tables.features(path, [target, *metadata["ignored"]], ignored, metadata["types"])
     with tables.explained(path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from minidl import checks
 from minidl.memory import Array
@@ -267,6 +267,32 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         columns = Columns(X, self._labels, self.n_features_in_, type(self).__name__)
         return self._encode([self._as_fitted(columns, i) for i in range(len(columns))])
+
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """Names of the columns of the result: ``size``, ``size_bin0``, ``color_red``, ``city_code``.
+
+        Parameters
+        ----------
+        input_features : sequence of str, optional
+            Names of the columns, where those of `fit` had none; default: ``x0, x1, ...``.
+
+        Returns
+        -------
+        ndarray of str
+        """
+        check_is_fitted(self)
+        numbers, codes = [], []
+        names = _check_feature_names_in(self, input_features)
+        for name, column, one_hot in zip(names, self.columns_, self._one_hot, strict=True):
+            if isinstance(column, NumericColumn):
+                numbers += [name] * column.varies
+                numbers += [f"{name}_bin{i}" for i in range(max(len(column.edges) - 1, 0))]
+                numbers += [f"{name}_missing"] * column.has_missing
+            elif one_hot:
+                numbers += [f"{name}_{level}" for level in column.codes]
+            else:
+                codes.append(f"{name}_code")
+        return np.array(numbers + codes, dtype=object)
 
     def _as_fitted(self, columns: Columns, i: int) -> Column:
         """Column i, in numbers if it was then."""
