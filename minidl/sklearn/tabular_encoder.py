@@ -269,7 +269,7 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         return self._encode([self._as_fitted(columns, i) for i in range(len(columns))])
 
     def get_feature_names_out(self, input_features: Any = None) -> Array:
-        """Names of the columns of the result: ``size``, ``size_bin0``, ``color_red``, ``city_code``.
+        """Names of the result's columns: ``size``, ``size_bin0``, ``color_red``, ``city_code``.
 
         Parameters
         ----------
