@@ -136,31 +136,66 @@ ACTIVATIONS = [
 ]
 activations = pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 
-# Every layer, each for FEATURES columns.
 FEATURES = 5
-LAYERS: dict[str, Callable[[], minidl.Layer]] = {
-    "Linear": lambda: minidl.Linear(FEATURES, 7, seed=1),
-    "Linear without bias": lambda: minidl.Linear(FEATURES, 7, bias=False, seed=1),
-    "BatchNorm1d": lambda: minidl.BatchNorm1d(FEATURES),
-    "Dropout": lambda: minidl.Dropout(0.4, seed=1),
-    "LayerNorm": lambda: minidl.LayerNorm(FEATURES),
-    "LayerNorm without bias": lambda: minidl.LayerNorm(FEATURES, bias=False),
-    "LayerNorm without parameters": lambda: minidl.LayerNorm(FEATURES, elementwise_affine=False),
-    "RMSNorm": lambda: minidl.RMSNorm(FEATURES),
-    "RMSNorm without parameters": lambda: minidl.RMSNorm(FEATURES, elementwise_affine=False),
-    "Softmax": minidl.Softmax,
-    "PReLU": minidl.PReLU,
-    "PReLU by columns": lambda: minidl.PReLU(FEATURES, 0.1),
-    **{str(a): a.make for a in ACTIVATIONS},
-    "Residual": lambda: minidl.Residual(minidl.Linear(FEATURES, FEATURES, seed=1)),
-    "Concat": lambda: minidl.Concat(minidl.Identity(), minidl.Linear(FEATURES, 3, seed=1)),
-    "Parallel": lambda: minidl.Parallel(minidl.Linear(3, 2, seed=1), minidl.Tanh(), columns=[3, 2]),
-    "Flatten": minidl.Flatten,
-    "Sequential": lambda: minidl.Sequential(
-        minidl.Sequential(minidl.Linear(FEATURES, 4), minidl.Tanh()), minidl.Linear(4, 2), seed=1
+
+
+def parallel(n=FEATURES):
+    """Two branches for n columns; of a single column, one."""
+    if n == 1:
+        return minidl.Parallel(minidl.Linear(1, 2, seed=1))
+    columns = [n - n // 2, n // 2]
+    return minidl.Parallel(minidl.Linear(columns[0], 2, seed=1), minidl.Tanh(), columns=columns)
+
+
+def embedding(n=FEATURES):
+    """A table whose categories stand in all columns but the first, beside that one."""
+    if n == 1:
+        return minidl.Embedding(4, 3, seed=1)
+    return minidl.Parallel(
+        minidl.Linear(1, 2, seed=1), minidl.Embedding(4, 3, seed=1), columns=[1, n - 1]
+    )
+
+
+# Every layer but Embedding, for any number of columns.
+LAYERS: dict[str, Callable[..., minidl.Layer]] = {
+    "Linear": lambda n=FEATURES: minidl.Linear(n, 7, seed=1),
+    "Linear without bias": lambda n=FEATURES: minidl.Linear(n, 7, bias=False, seed=1),
+    "BatchNorm1d": lambda n=FEATURES: minidl.BatchNorm1d(n),
+    "Dropout": lambda n=FEATURES: minidl.Dropout(0.4, seed=1),
+    "LayerNorm": lambda n=FEATURES: minidl.LayerNorm(n),
+    "LayerNorm without bias": lambda n=FEATURES: minidl.LayerNorm(n, bias=False),
+    "LayerNorm without parameters": lambda n=FEATURES: minidl.LayerNorm(
+        n, elementwise_affine=False
+    ),
+    "RMSNorm": lambda n=FEATURES: minidl.RMSNorm(n),
+    "RMSNorm without parameters": lambda n=FEATURES: minidl.RMSNorm(n, elementwise_affine=False),
+    "Softmax": lambda n=FEATURES: minidl.Softmax(),
+    "PReLU": lambda n=FEATURES: minidl.PReLU(),
+    "PReLU by columns": lambda n=FEATURES: minidl.PReLU(n, 0.1),
+    **{str(a): lambda n=FEATURES, a=a: a.make() for a in ACTIVATIONS},
+    "Residual": lambda n=FEATURES: minidl.Residual(minidl.Linear(n, n, seed=1)),
+    "Concat": lambda n=FEATURES: minidl.Concat(minidl.Identity(), minidl.Linear(n, 3, seed=1)),
+    "Parallel": parallel,
+    "Flatten": lambda n=FEATURES: minidl.Flatten(),
+    "Sequential": lambda n=FEATURES: minidl.Sequential(
+        minidl.Sequential(minidl.Linear(n, 4), minidl.Tanh()), minidl.Linear(4, 2), seed=1
     ),
 }
 layers = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+# With Embedding, which takes categories: `inputs` has rows for each.
+ALL_LAYERS = LAYERS | {
+    "Embedding": lambda n=FEATURES: minidl.Embedding(4, 3, seed=1),
+    "Embedding beside a Linear": embedding,
+}
+all_layers = pytest.mark.parametrize("layer", ALL_LAYERS.values(), ids=ALL_LAYERS)
+
+
+def inputs(layer, rng, rows, columns=FEATURES, dtype="float64"):
+    """Normal numbers, and categories in the columns where the layer takes them."""
+    x = rng.normal(size=(rows, columns)).astype(dtype)
+    for first, count, categories in layer.categories(0, columns):
+        x[:, first : first + count] = rng.integers(0, categories, (rows, count))
+    return x
 
 
 def plain(activation):
@@ -487,3 +522,117 @@ def torch_scalars(dtype):
         yield torch
     finally:
         torch.set_default_dtype(before)
+
+
+# ------------------------------------------------------------------------------- schedules
+
+
+def half(t):
+    """A function of the epoch."""
+    return 0.5 ** (t // 7)
+
+
+# Names, arguments; inner schedules are such pairs, too.
+SCHEDULES = [
+    ("StepLR", {"step_size": 30}),
+    ("StepLR", {"step_size": 1, "gamma": 0.97}),
+    ("StepLR", {"step_size": 7, "gamma": 1.1}),
+    ("MultiStepLR", {"milestones": [30, 80]}),
+    ("MultiStepLR", {"milestones": [1, 2, 199], "gamma": 0.5}),
+    ("ExponentialLR", {"gamma": 0.95}),
+    ("ExponentialLR", {"gamma": 1.01}),
+    ("ExponentialLR", {"gamma": 0.0}),
+    ("CosineAnnealingLR", {"T_max": 200}),
+    ("CosineAnnealingLR", {"T_max": 50, "eta_min": 0.01}),
+    ("CosineAnnealingLR", {"T_max": 7}),
+    ("CosineAnnealingLR", {"T_max": 1}),
+    ("CosineAnnealingLR", {"T_max": 13, "eta_min": 0.5}),
+    ("CosineAnnealingWarmRestarts", {"T_0": 10}),
+    ("CosineAnnealingWarmRestarts", {"T_0": 7, "T_mult": 2, "eta_min": 0.01}),
+    ("CosineAnnealingWarmRestarts", {"T_0": 1, "T_mult": 3}),
+    ("LinearLR", {}),
+    ("LinearLR", {"start_factor": 0.1, "total_iters": 150}),
+    ("LinearLR", {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 20}),
+    ("LinearLR", {"start_factor": 0.5, "total_iters": 1}),
+    ("ConstantLR", {}),
+    ("ConstantLR", {"factor": 0.7, "total_iters": 100}),
+    ("PolynomialLR", {}),
+    ("PolynomialLR", {"total_iters": 150, "power": 2.0}),
+    ("PolynomialLR", {"total_iters": 60, "power": 0.5}),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 200}),
+    ("OneCycleLR", {"max_lr": 2.0, "total_steps": 200, "anneal_strategy": "linear"}),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 201, "three_phase": True, "pct_start": 0.4}),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 200, "three_phase": True, "pct_start": 0.7}),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 203, "pct_start": 0.0, "div_factor": 3.0}),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 201, "pct_start": 1.0, "final_div_factor": 7.0}),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 200, "base_momentum": 0.5, "max_momentum": 0.6}),
+    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 200, "cycle_momentum": False}),
+    ("LambdaLR", {"lr_lambda": half}),
+    (
+        "SequentialLR",
+        {
+            "schedulers": [
+                ("LinearLR", {"start_factor": 0.1, "total_iters": 10}),
+                ("CosineAnnealingLR", {"T_max": 190}),
+            ],
+            "milestones": [10],
+        },
+    ),
+    (
+        "SequentialLR",
+        {
+            "schedulers": [
+                ("ConstantLR", {"factor": 0.2, "total_iters": 50}),
+                ("CosineAnnealingWarmRestarts", {"T_0": 20, "T_mult": 2}),
+                ("PolynomialLR", {"total_iters": 30, "power": 2.0}),
+                ("LambdaLR", {"lr_lambda": half}),
+                ("StepLR", {"step_size": 9}),
+            ],
+            "milestones": [20, 100, 120, 160],
+        },
+    ),
+    ("SequentialLR", {"schedulers": [("ExponentialLR", {"gamma": 0.9})], "milestones": []}),
+    (
+        "ChainedScheduler",
+        {
+            "schedulers": [
+                ("ConstantLR", {"factor": 0.1, "total_iters": 20}),
+                ("ExponentialLR", {"gamma": 0.97}),
+            ]
+        },
+    ),
+    (
+        "ChainedScheduler",
+        {
+            "schedulers": [
+                ("LinearLR", {"start_factor": 0.25, "total_iters": 30}),
+                ("MultiStepLR", {"milestones": [40, 90], "gamma": 0.5}),
+                ("StepLR", {"step_size": 50, "gamma": 0.9}),
+                ("CosineAnnealingLR", {"T_max": 200}),
+                ("PolynomialLR", {"total_iters": 180}),
+            ]
+        },
+    ),
+]
+
+
+def make_schedule(case, **more):
+    """The schedule of a name and arguments."""
+    name, arguments = case
+    arguments = dict(arguments) | more
+    if "schedulers" in arguments:
+        arguments["schedulers"] = [make_schedule(one) for one in arguments["schedulers"]]
+    return getattr(minidl, name)(**arguments)
+
+
+# --------------------------------------------------------------------------------- metrics
+
+# Names, and the tasks that each is for.
+METRICS = {
+    **dict.fromkeys(
+        ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "auc"),
+        ("multiclass", "binary"),
+    ),
+    **dict.fromkeys(("top_k", "top_1", "top_2"), ("multiclass",)),
+    **dict.fromkeys(("mae", "rmse", "r2"), ("regression", None)),
+}

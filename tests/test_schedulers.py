@@ -9,7 +9,9 @@ import warnings
 import numpy as np
 import pytest
 from helpers import OPTIMIZERS as ALL_OPTIMIZERS
-from helpers import assert_close, optimizers, same_bits, torch_scalars
+from helpers import SCHEDULES as CASES
+from helpers import assert_close, half, optimizers, same_bits, torch_scalars
+from helpers import make_schedule as make
 
 import minidl
 from minidl import schedulers
@@ -24,105 +26,9 @@ def shown(value):
     return re.sub(r" at 0x\w+", "", str(value))
 
 
-def half(t):
-    """A function of the epoch."""
-    return 0.5 ** (t // 7)
-
-
-# Names, arguments; inner schedules are such pairs, too.
-CASES = [
-    ("StepLR", {"step_size": 30}),
-    ("StepLR", {"step_size": 1, "gamma": 0.97}),
-    ("StepLR", {"step_size": 7, "gamma": 1.1}),
-    ("MultiStepLR", {"milestones": [30, 80]}),
-    ("MultiStepLR", {"milestones": [1, 2, 199], "gamma": 0.5}),
-    ("ExponentialLR", {"gamma": 0.95}),
-    ("ExponentialLR", {"gamma": 1.01}),
-    ("ExponentialLR", {"gamma": 0.0}),
-    ("CosineAnnealingLR", {"T_max": 200}),
-    ("CosineAnnealingLR", {"T_max": 50, "eta_min": 0.01}),
-    ("CosineAnnealingLR", {"T_max": 7}),
-    ("CosineAnnealingLR", {"T_max": 1}),
-    ("CosineAnnealingLR", {"T_max": 13, "eta_min": 0.5}),
-    ("CosineAnnealingWarmRestarts", {"T_0": 10}),
-    ("CosineAnnealingWarmRestarts", {"T_0": 7, "T_mult": 2, "eta_min": 0.01}),
-    ("CosineAnnealingWarmRestarts", {"T_0": 1, "T_mult": 3}),
-    ("LinearLR", {}),
-    ("LinearLR", {"start_factor": 0.1, "total_iters": 150}),
-    ("LinearLR", {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 20}),
-    ("LinearLR", {"start_factor": 0.5, "total_iters": 1}),
-    ("ConstantLR", {}),
-    ("ConstantLR", {"factor": 0.7, "total_iters": 100}),
-    ("PolynomialLR", {}),
-    ("PolynomialLR", {"total_iters": 150, "power": 2.0}),
-    ("PolynomialLR", {"total_iters": 60, "power": 0.5}),
-    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 200}),
-    ("OneCycleLR", {"max_lr": 2.0, "total_steps": 200, "anneal_strategy": "linear"}),
-    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 201, "three_phase": True, "pct_start": 0.4}),
-    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 200, "three_phase": True, "pct_start": 0.7}),
-    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 203, "pct_start": 0.0, "div_factor": 3.0}),
-    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 201, "pct_start": 1.0, "final_div_factor": 7.0}),
-    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 200, "base_momentum": 0.5, "max_momentum": 0.6}),
-    ("OneCycleLR", {"max_lr": 0.1, "total_steps": 200, "cycle_momentum": False}),
-    ("LambdaLR", {"lr_lambda": half}),
-    (
-        "SequentialLR",
-        {
-            "schedulers": [
-                ("LinearLR", {"start_factor": 0.1, "total_iters": 10}),
-                ("CosineAnnealingLR", {"T_max": 190}),
-            ],
-            "milestones": [10],
-        },
-    ),
-    (
-        "SequentialLR",
-        {
-            "schedulers": [
-                ("ConstantLR", {"factor": 0.2, "total_iters": 50}),
-                ("CosineAnnealingWarmRestarts", {"T_0": 20, "T_mult": 2}),
-                ("PolynomialLR", {"total_iters": 30, "power": 2.0}),
-                ("LambdaLR", {"lr_lambda": half}),
-                ("StepLR", {"step_size": 9}),
-            ],
-            "milestones": [20, 100, 120, 160],
-        },
-    ),
-    ("SequentialLR", {"schedulers": [("ExponentialLR", {"gamma": 0.9})], "milestones": []}),
-    (
-        "ChainedScheduler",
-        {
-            "schedulers": [
-                ("ConstantLR", {"factor": 0.1, "total_iters": 20}),
-                ("ExponentialLR", {"gamma": 0.97}),
-            ]
-        },
-    ),
-    (
-        "ChainedScheduler",
-        {
-            "schedulers": [
-                ("LinearLR", {"start_factor": 0.25, "total_iters": 30}),
-                ("MultiStepLR", {"milestones": [40, 90], "gamma": 0.5}),
-                ("StepLR", {"step_size": 50, "gamma": 0.9}),
-                ("CosineAnnealingLR", {"T_max": 200}),
-                ("PolynomialLR", {"total_iters": 180}),
-            ]
-        },
-    ),
-]
 cases = pytest.mark.parametrize(
     "case", CASES, ids=[f"{i}-{name}" for i, (name, _) in enumerate(CASES)]
 )
-
-
-def make(case, **more):
-    """The schedule."""
-    name, arguments = case
-    arguments = dict(arguments) | more
-    if "schedulers" in arguments:
-        arguments["schedulers"] = [make(one) for one in arguments["schedulers"]]
-    return getattr(minidl, name)(**arguments)
 
 
 def make_torch(case, optimizer):
@@ -137,29 +43,30 @@ def make_torch(case, optimizer):
     return getattr(torch.optim.lr_scheduler, name)(optimizer, **arguments)
 
 
-def torch_optimizer(name="SGD", **arguments):
+def torch_optimizer(name="SGD", lr=BASE, **arguments):
     """PyTorch's optimizer of one parameter."""
     torch = pytest.importorskip("torch")
     weight = torch.nn.Parameter(torch.zeros(1))
     weight.grad = torch.zeros(1)
-    return getattr(torch.optim, name)([weight], lr=BASE, **arguments)
+    return getattr(torch.optim, name)([weight], lr=lr, **arguments)
 
 
 # The rates.
 
 
 @cases
-def test_rates_are_pytorchs(case):
-    optimizer = torch_optimizer(momentum=0.5)
+@pytest.mark.parametrize("base", [BASE, 1e-30, 1e30])
+def test_rates_are_pytorchs(case, base):
+    optimizer = torch_optimizer(lr=base, momentum=0.5)
     theirs = make_torch(case, optimizer)
     rates = []
     for _ in range(STEPS):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         theirs.step()
-    ours = make(case).rates(BASE, 0, STEPS)
+    ours = make(case).rates(base, 0, STEPS)
     assert ours.dtype == np.float64
-    assert_close(ours, rates, RTOL)
+    assert_close(ours / base, np.divide(rates, base), RTOL)
 
 
 @cases
@@ -199,7 +106,7 @@ def test_one_cycle_stays_where_it_ends():
 
 def test_one_cycle_of_epochs_and_steps_is_pytorchs():
     case = "OneCycleLR", {"max_lr": 0.1, "epochs": 8, "steps_per_epoch": 25}
-    test_rates_are_pytorchs(case)
+    test_rates_are_pytorchs(case, BASE)
     schedule = make(case)
     assert schedule.length == 200
     assert repr(schedule) == "OneCycleLR(max_lr=0.1, total_steps=200)"
@@ -964,4 +871,4 @@ def test_pytorch_warns_of_nothing_here():
     """The order of `optimizer.step` and `scheduler.step` above is what PyTorch wants."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        test_rates_are_pytorchs(CASES[0])
+        test_rates_are_pytorchs(CASES[0], BASE)
