@@ -34,9 +34,13 @@ class Parameter:
         self.shape = values.shape
         self.trainable = trainable
         self.layout = layout
-        self.transposed = layout == "weight" and not few_outputs(values.shape, values.itemsize)
+        self.transposed = False
         self.store = Store([self], values.dtype)
         self.array[...] = values
+
+    def lay_out(self, itemsize: int) -> None:
+        """Decide how a weight is held, from the shape and dtype alone: sums depend on it."""
+        self.transposed = self.layout == "weight" and not few_outputs(self.shape, itemsize)
 
     def length(self, itemsize: int) -> int:
         """Elements that it takes up, padding included."""
@@ -81,6 +85,8 @@ class Store:
     def __init__(self, parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) -> None:
         self.dtype = np.dtype(dtype)
         self.parameters = sorted(parameters, key=lambda p: not p.trainable)
+        for parameter in self.parameters:
+            parameter.lay_out(self.dtype.itemsize)
         self.offsets: dict[int, int] = {}
         self.trainable = end = 0
         for parameter in self.parameters:
@@ -126,10 +132,10 @@ def common_store(parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) 
     store = parameters[0].store
     if store.dtype == dtype and all(p.store is store for p in parameters):
         return store
+    held = [parameter.array for parameter in parameters]
     store = Store(parameters, dtype)
     changes.version += 1
-    for parameter in parameters:
-        values = parameter.array
+    for parameter, values in zip(parameters, held, strict=True):
         parameter.store = store
         parameter.array[...] = values
     return store

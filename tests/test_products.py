@@ -89,6 +89,29 @@ def test_state_dict_has_the_same_shape_in_both_layouts(outputs, dtype):
     assert same_bits(other.weight, layer.weight)
 
 
+@pytest.mark.parametrize("shape", [(9, 7), (8, 18), (7, 11)], ids=str)
+def test_the_layout_is_that_of_the_dtype_however_the_model_came_to_it(shape, tmp_path):
+    """Converted, copied, loaded: else the norm of a gradient is summed in another order."""
+    inputs, outputs = shape
+    assert few_outputs((outputs, inputs), 4) != few_outputs((outputs, inputs), 8)
+    converted = minidl.Sequential(minidl.Linear(inputs, outputs), dtype="float64", seed=0)
+    made = minidl.Sequential(minidl.Linear(inputs, outputs, dtype="float64"), seed=0)
+    minidl.save(converted, tmp_path / "m")
+    back = copy.deepcopy(converted)
+    for dtype in ("float32", "float64"):
+        back.set_dtype(np.dtype(dtype))
+    back.load_state_dict(converted.state_dict())
+    models = [made, converted, copy.deepcopy(converted), minidl.load(tmp_path / "m"), back]
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(24, inputs)), rng.normal(size=(24, outputs))
+    for model in models:
+        trainer = minidl.Trainer(model, minidl.MSELoss(), minidl.SGD(0.1), clip_grad_norm=1e-2)
+        trainer.fit(X, y, epochs=3, batch_size=8, seed=0)
+        assert len(model.store().values) == len(made.store().values)
+        for name, value in made.state_dict().items():
+            assert same_bits(model.state_dict()[name], value)
+
+
 def plan_of(trainer):
     """The plan of the program that trains."""
     return trainer._programs["train"][1].plan
