@@ -478,9 +478,11 @@ def not_finite(
     if status == "parameters":  # found at the end of the epoch
         epoch, step, position = epoch - 1, step - 1, -1
     layer = batch.plan.first_not_finite(program.rows_of(position))
+    what = {"loss": "the loss", "parameters": "a parameter", "gradient": "the gradient"}[status]
+    if status == "parameters" and np.isfinite(state.store.values).all():
+        what = "a moment of the optimizer"
     keeper.restore()
     _, state.step, state.tick = keeper.program.saved_position
-    what = {"loss": "the loss", "parameters": "a parameter", "gradient": "the gradient"}[status]
     place = f"layer {layer}" if layer else "the loss itself"
     return NonFiniteError(
         f"{what} became NaN or infinite in epoch {epoch}, step {step}, first in {place}; "

@@ -30,7 +30,7 @@ from helpers import (
     read_only,
     same_bits,
 )
-from twins import Twin, torch_twin
+from twins import Twin, assert_as, roundings, torch_twin, unit_of
 
 import minidl
 from minidl import numpy_baseline as baseline
@@ -48,38 +48,41 @@ def below(kind):
     return {kind}.union(*map(below, kind.__subclasses__()))
 
 
+BASES = {"Activation", "Container", "Layer", "Loss", "Optimizer", "RowNorm", "Scheduler"}
+
+
 def shipped(kind, package):
-    """Names of the classes of a kind that the package has, but for bases that have no name."""
+    """Names of the classes of a kind that the package has, but for their bases."""
     return {
         c.__name__
         for c in below(kind)
         if c.__module__.startswith(f"minidl.{package}.") and not c.__name__.startswith("_")
-    }
+    } - BASES
 
 
 def test_every_layer_is_in_the_list():
     names = {type(make()).__name__ for make in ALL_LAYERS.values()}
-    assert shipped(minidl.Layer, "layers") - {"Layer", "Container"} == names
+    assert shipped(minidl.Layer, "layers") == names
     assert set(minidl.layers.__all__) - {"Layer"} == names
 
 
 def test_every_loss_is_in_the_list():
     """FunctionLoss is what its function is."""
     names = {case.name for case in LOSSES}
-    assert shipped(minidl.Loss, "losses") - {"Loss", "FunctionLoss"} == names
+    assert shipped(minidl.Loss, "losses") - {"FunctionLoss"} == names
     assert set(minidl.losses.ALL) == names
 
 
 def test_every_optimizer_is_in_the_list():
     names = {optimizer.name for optimizer in OPTIMIZERS}
-    assert shipped(minidl.Optimizer, "optimizers") - {"Optimizer"} == names
+    assert shipped(minidl.Optimizer, "optimizers") == names
     assert set(minidl.optimizers.ALL) == names
 
 
 def test_every_schedule_is_in_the_list():
     """ReduceLROnPlateau is no function of time; `test_schedulers.py` has a list of its own."""
     names = {name for name, _ in SCHEDULES} | {"ReduceLROnPlateau"}
-    assert shipped(minidl.Scheduler, "schedulers") - {"Scheduler"} == names
+    assert shipped(minidl.Scheduler, "schedulers") == names
     assert set(minidl.schedulers.NAMES) == names
 
 
@@ -97,7 +100,8 @@ def test_everything_public_is_of_a_kind_that_has_a_list():
         if isinstance(getattr(minidl, name), type) and not issubclass(getattr(minidl, name), kinds)
     }
     assert others == {
-        "FormatError", "History", "Metric", "NonFiniteError", "NpyFile", "Trainer"
+        "FormatError", "History", "Metric", "NonFiniteError", "NpyFile", "ProgressBar", "Trainer",
+        "set_num_threads",
     }  # fmt: skip
 
 
@@ -169,6 +173,8 @@ def test_layers_as_in_torch(layer, training, dtype):
         one = varied(layer(columns), dtype).train(training)
         if not trains_on(one, rows):
             continue
+        # LayerNorm of one column: what rounding leaves, over the root of eps.
+        alone = 400.0 if columns == 1 and isinstance(one, minidl.LayerNorm) else 1.0
         x, dy = data(one, rows, columns, dtype)
         other = torch_twin(torch, one)
         given = torch.tensor(x, requires_grad=True)
@@ -177,7 +183,7 @@ def test_layers_as_in_torch(layer, training, dtype):
         dx = torch.zeros_like(given) if given.grad is None else given.grad
         expected = [y.detach(), dx, *(p.grad for p in other.parameters())]
         for got, wanted in zip(passes(one, x, dy), expected, strict=True):
-            assert_close(got, wanted, RTOL_TORCH[dtype], max(1.0, float(wanted.abs().max())))
+            assert_close(got, wanted, RTOL_TORCH[dtype], max(alone, float(wanted.abs().max())))
 
 
 @all_layers
@@ -227,7 +233,9 @@ MAGNITUDES = {
 
 def overflows(layer, magnitude, dtype):
     """True where squares are beyond the type: then, as in PyTorch, norms take xhat for 0."""
-    norms = (minidl.BatchNorm1d, minidl.LayerNorm, minidl.RMSNorm)
+    norms = (minidl.LayerNorm, minidl.RMSNorm)
+    if layer.training:
+        norms += (minidl.BatchNorm1d,)
     return isinstance(layer, norms) and magnitude > 1e19 and dtype == "float32"
 
 
@@ -236,40 +244,26 @@ def overflows(layer, magnitude, dtype):
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_layers_at_all_magnitudes(layer, training, dtype):
     """Values from 1e-30 to 1e30, and subnormal ones: to rounding what NumPy has in float64."""
-    smallest = float(np.finfo(dtype).smallest_subnormal)
+    floor = 1000 * float(np.finfo(dtype).smallest_subnormal)  # a rounding over the root of eps
     for magnitude in MAGNITUDES[dtype]:
         one = varied(layer(), dtype).train(training)
-        x, _ = data(one, 13, 5, dtype)
+        x, dy = data(one, 13, 5, dtype)
         if not any(one.categories(0, 5)):
             x *= np.asarray(magnitude, dtype)
-        dy = np.ones((13, one.output_features(5)), dtype)
-        twin = Twin(one)
-        given = x.astype(float)
-        if training and overflows(one, magnitude, dtype):
-            y = np.broadcast_to(twin.values.get("bias", np.zeros(5)), (13, 5))
-            dx, gradients = np.zeros((13, 5)), None
-        elif isinstance(one, (minidl.LayerNorm, minidl.RMSNorm)) and overflows(
-            one, magnitude, dtype
-        ):
-            y = np.broadcast_to(twin.values.get("bias", np.zeros(5)), (13, 5))
-            dx, gradients = np.zeros((13, 5)), None
-        else:
-            y = twin.forward(given, training)
-            dx = twin.backward(dy.astype(float))
-            gradients = twin.gradients()
-        got, got_dx, *got_gradients = passes(one, x, dy)
-        close_or_small(got, y, dtype, smallest)
-        close_or_small(got_dx, np.zeros_like(given) if dx is None else dx, dtype, smallest)
-        for gradient, wanted in zip(got_gradients, gradients or (), strict=gradients is not None):
-            close_or_small(gradient, wanted, dtype, smallest)
-        assert all(np.isfinite(g).all() for g in got_gradients)
-
-
-def close_or_small(got, wanted, dtype, smallest):
-    """Within rounding of the largest element, or within some of the smallest numbers there are."""
-    error = np.abs(got.astype(float) - wanted)
-    allowed = RTOL[dtype] * np.abs(wanted).max(initial=0) + 100 * smallest
-    assert error.max(initial=0) <= allowed, f"{error.max():.3g}, allowed {allowed:.3g}"
+        got = passes(one, x, dy)
+        assert all(np.isfinite(g).all() for g in got)
+        if overflows(one, magnitude, dtype):
+            bias = one.state_dict().get("bias", np.zeros(5, dtype))
+            assert np.array_equal(got[0], np.tile(bias, (13, 1)))
+            assert not got[1].any()
+            continue
+        found = []
+        for rounded in roundings(dtype):
+            twin = Twin(one, rounded)
+            y, dx = twin.forward(x.astype(float), training), twin.backward(dy.astype(float))
+            found.append([y, np.zeros(x.shape) if dx is None else dx, *twin.gradients()])
+        for i, array in enumerate(got):
+            assert_as(f"array {i}", array, [f[i] for f in found], unit_of(dtype), 0.0, floor)
 
 
 # ---------------------------------------------------------------------------------- losses
@@ -307,10 +301,13 @@ def test_losses_at_all_magnitudes(case, columns, dtype):
         with np.errstate(over="ignore"):
             wanted, wanted_gradient = case.in_torch(prediction, y)
         if not np.isfinite(wanted):
-            assert value == wanted or magnitude >= 1e20, (value, wanted)
+            assert value == wanted
             continue
-        assert_close(value, wanted, RTOL_TORCH[dtype], max(abs(wanted), 100 * smallest / 1e-6))
-        scale = np.abs(wanted_gradient).max(initial=0) + 100 * smallest / RTOL_TORCH[dtype]
+        least = 100 * smallest / RTOL_TORCH[dtype]
+        if case.targets.__name__ != "numbers":  # targets and margins are not small
+            least = 1 / 13
+        assert_close(value, wanted, RTOL_TORCH[dtype], max(abs(wanted), least))
+        scale = max(float(np.abs(wanted_gradient).max()), least)
         assert_close(gradient, wanted_gradient, RTOL_TORCH[dtype], scale)
 
 
@@ -488,8 +485,6 @@ def test_metrics_of_one_row(name, task):
         assert np.isnan(value)
     elif name in ("mae", "rmse"):
         assert value == 0
-    elif name in ("precision", "recall", "f1"):  # the classes that are there
-        assert value == 1
     else:
         assert value == 1
 
@@ -507,13 +502,13 @@ def test_metrics_of_outputs_that_are_not_finite_are_nan(name, task, value):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("exponent", [-140, -100, 100])
 def test_metrics_at_all_magnitudes(name, task, exponent, dtype):
-    """2^100 is some 1e30; 2^-140 is subnormal in float32, and its numbers are rounded before."""
+    """Of whole numbers times 2^100, some 1e30, or 2^-140, which is subnormal in float32."""
     pytest.importorskip("sklearn")
     factor = 2.0**exponent
     for columns in columns_for(name, task):
         y, z = metric_data(task, 37, columns, dtype)
-        if exponent == -140:
-            y, z = (a if a.dtype.kind == "i" else np.round(a, 1) * 0 + np.round(4 * a) for a in (y, z))
+        z = np.round(4 * z)
+        y = np.round(4 * y) if task in ("regression", None) else y
         large = (z * factor).astype(dtype)
         if task in ("multiclass", "binary"):
             if name == "auc" and task == "multiclass" and columns > 2:

@@ -30,7 +30,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_checkpoint import StopAt
 from test_program import batches, leaves
-from twins import Twin, exactly, shaken
+from twins import Twin, assert_as, largest, roundings, unit_of
 
 import minidl
 from minidl import numpy_baseline as baseline
@@ -344,10 +344,6 @@ def by_hand(parts, oracle):
 
 # ------------------------------------------------------------------------------------- NumPy
 
-SHAKES = 3
-# A result may differ by so many times what it moves by when all numbers are shaken by a unit, and
-# by so many units of the largest element.
-MOVES, UNITS = 30, 30
 RTOL_UPDATE = {"float32": 1e-5, "float64": 1e-13}
 
 
@@ -356,9 +352,8 @@ class Oracle:
 
     def __init__(self, parts):
         self.parts = parts
-        self.unit = float(np.finfo(parts.training.dtype).eps) / 2
-        rng = np.random.default_rng(parts.training.seed)
-        self.roundings = [exactly, *[shaken(rng, self.unit)] * SHAKES]
+        self.unit = unit_of(parts.training.dtype)
+        self.roundings = roundings(parts.training.dtype, parts.training.seed)
         kind = getattr(baseline, parts.optimizer.name)
         params = dict(parts.optimizer.params)
         if parts.schedule is not None and parts.schedule.momenta(0, 1) is not None:
@@ -428,23 +423,6 @@ class Oracle:
             one, other = beta * mean, (1 - beta) * g.astype(float)
             found.append(np.abs(one + other) <= 1e-5 * (np.abs(one) + np.abs(other)))
         return found
-
-
-def largest(array):
-    return float(np.abs(array).max(initial=0))
-
-
-def assert_as(name, got, found, unit, scale=0.0):
-    """An array is the exact one, the first of those found, as far as rounding lets it."""
-    exact, *moved = found
-    assert np.shape(got) == exact.shape, name
-    off = max(largest(one - exact) for one in moved)
-    allowed = MOVES * off + UNITS * unit * max(largest(exact), scale) + 1e-37
-    error = largest(np.asarray(got, float) - exact)
-    # Numbers that overflowed in float32 alone are left to the search for what is not finite.
-    assert not error > allowed or not np.isfinite(got).all(), (
-        f"{name}: off by {error:.3g}, allowed {allowed:.3g}"
-    )
 
 
 # ------------------------------------------------------------------------------------ the test

@@ -48,8 +48,8 @@ def model_of(number, dtype):
     layer = of(list(ALL_LAYERS.values()), number)(COLUMNS)
     last = [minidl.Softplus()] if of(LOSSES, number).predictions is positive else []
     return minidl.Sequential(
-        layer, minidl.Linear(layer.output_features(COLUMNS), 9, bias=False), minidl.BatchNorm1d(9),
-        minidl.Tanh(), minidl.Dropout(0.2), minidl.Linear(9, OUTPUTS), *last,
+        layer, minidl.Linear(layer.output_features(COLUMNS), 9), minidl.Tanh(),
+        minidl.BatchNorm1d(9), minidl.Dropout(0.2), minidl.Linear(9, OUTPUTS), *last,
         dtype=dtype, seed=number,
     )  # fmt: skip
 
@@ -107,6 +107,13 @@ def expected():
 # ------------------------------------------------------------------------------- the same bits
 
 
+@pytest.fixture
+def one_thread():
+    """Where threads are not what is tried: they wait for each other, and others for them."""
+    with minidl.set_num_threads(1):
+        yield
+
+
 @pytest.mark.parametrize("threads", THREADS)
 def test_every_run_and_number_of_threads(threads, expected):
     assert all_trained(threads) == expected
@@ -156,7 +163,7 @@ def small_blocks(monkeypatch):
 
 @trainings
 @dtypes
-def test_every_kind_of_data(number, dtype, tmp_path, monkeypatch):
+def test_every_kind_of_data(number, dtype, tmp_path, monkeypatch, one_thread):
     """An array in any layout, a memory map block by block, a file; batches, which come in order."""
     X, y = data_of(number, dtype)
     wanted, in_order = trained(number, dtype), trained(number, dtype, shuffle=False)
@@ -175,7 +182,7 @@ def test_every_kind_of_data(number, dtype, tmp_path, monkeypatch):
 
 @trainings
 @dtypes
-def test_stopped_and_resumed(number, dtype, tmp_path):
+def test_stopped_and_resumed(number, dtype, tmp_path, one_thread):
     """After a step within the first epoch, and one within the second; in another process's place."""
     X, y = data_of(number, dtype)
     trainer = trainer_of(number, dtype)
@@ -191,14 +198,14 @@ def test_stopped_and_resumed(number, dtype, tmp_path):
 
 # ------------------------------------------------------------- at every CPU level, within ULPs
 
-# Largest difference from the highest level's, in units in the last place of an array's largest
-# element. What was found on a Zen 4 in all trainings below, from x86-64-v2 (without fused
-# multiply-adds) and x86-64-v3 to x86-64-v4, stands beside each.
+# The largest difference from the highest level that this CPU runs, in units in the last place of an
+# array's largest element. x86-64-v2 has no fused multiply-adds, x86-64-v3 shorter vectors, and so
+# other orders of some sums. Found on a Zen 4, against x86-64-v4, in all trainings and both dtypes:
+# 6, 12, 352 and 80; 0.8, 0, 20 and 56. Gradients of biases before BatchNorm are small sums of large
+# terms. Below x86-64-v4, CPUs have estimates of roots of their own: hence room, by about 2.
 ULPS = {
-    "output": 1,
-    "loss": 1,
-    "gradient": 1,
-    "trained": 1,
+    "x86-64-v2": {"output": 12, "loss": 24, "gradient": 700, "trained": 160},
+    "x86-64-v3": {"output": 2, "loss": 1, "gradient": 40, "trained": 120},
 }
 
 
@@ -228,14 +235,14 @@ def levels(tmp_path_factory):
     for level in kernels.LEVELS_SUPPORTED:
         path = tmp_path_factory.mktemp("levels") / f"{level}.npz"
         code = f"from test_same import write; write({str(path)!r})"
-        python("-c", code, environment={"MINIDL_ISA": level})
+        python("-c", code, environment={"MINIDL_ISA": level, "OMP_NUM_THREADS": "1"})
         with np.load(path) as arrays:
             found[level] = dict(arrays)
     return found
 
 
 @pytest.mark.parametrize("level", kernels.LEVELS_SUPPORTED[:-1])
-@pytest.mark.parametrize("kind", ULPS)
+@pytest.mark.parametrize("kind", ["output", "loss", "gradient", "trained"])
 @dtypes
 def test_every_level(level, kind, dtype, levels):
     one, other = levels[level], levels[kernels.LEVELS_SUPPORTED[-1]]
@@ -248,4 +255,4 @@ def test_every_level(level, kind, dtype, levels):
             error = np.abs(one[name].astype(np.longdouble) - array).max() / unit
             worst[name] = float(error)
     name = max(worst, key=worst.get)
-    assert worst[name] <= ULPS[kind], f"{name}: {worst[name]:.1f} ULPs"
+    assert worst[name] <= ULPS[level][kind], f"{name}: {worst[name]:.1f} ULPs"

@@ -29,6 +29,43 @@ def shaken(rng, unit):
     return rounded
 
 
+SHAKES = 3
+# A result may differ by so many times what it moves by when all numbers are shaken by a unit, and
+# by so many units of the largest element.
+MOVES, UNITS = 30, 30
+
+
+def unit_of(dtype):
+    """What rounding changes a number by, at most."""
+    return float(np.finfo(dtype).eps) / 2
+
+
+def roundings(dtype, seed=0):
+    """Those of the twins that `assert_as` wants: the exact one and the shaken ones."""
+    return [exactly, *[shaken(np.random.default_rng(seed), unit_of(dtype))] * SHAKES]
+
+
+def largest(array):
+    """The largest absolute value."""
+    return float(np.abs(array).max(initial=0))
+
+
+def assert_as(name, got, found, unit, scale=0.0, floor=1e-37):
+    """An array is the exact one, the first of those found, as far as rounding lets it.
+
+    `scale` is the size of what it is a difference of, `floor` what numbers may be too small by.
+    """
+    exact, *moved = found
+    assert np.shape(got) == exact.shape, name
+    off = max(largest(one - exact) for one in moved)
+    allowed = MOVES * off + UNITS * unit * max(largest(exact), scale) + floor
+    error = largest(np.asarray(got, float) - exact)
+    # Numbers that overflowed in float32 alone are left to the search for what is not finite.
+    assert not error > allowed or not np.isfinite(got).all(), (
+        f"{name}: off by {error:.3g}, allowed {allowed:.3g}"
+    )
+
+
 class Twin:
     """The network of a layer in NumPy, in float64, with the values that it has now.
 

@@ -94,14 +94,16 @@ class SmoothL1Loss(Loss):
     """
 
     task = "regression"
-    kind = KINDS["SmoothL1Loss"]
     arguments = ("beta",)
 
     def __init__(self, beta: float = 1.0) -> None:
         self.beta = checks.number(beta, "beta", 0)
+        self.kind = KINDS["SmoothL1Loss" if self.beta else "L1Loss"]
 
     def numbers(self) -> Numbers:
-        """Beta and 1 / beta, which float32 must hold."""
+        """Beta and 1 / beta, which float32 must hold; or those of `L1Loss`."""
+        if not self.beta:
+            return L1Loss().numbers()
         beta = max(self.beta, 2.0**-120)
         return beta, 1 / beta, None
 

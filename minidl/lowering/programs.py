@@ -159,9 +159,10 @@ class BatchProgram:
         self.rows = rows
         segments = []
         if updates is not None:
-            segments = [(plan.store.values, True), (updates.state.moments, False)]
-            if updates.state.average is not None:
-                segments.append((updates.state.average, True))
+            state = updates.state
+            segments = [(plan.store.values, True), (state.moments, state.searched)]
+            if state.average is not None:
+                segments.append((state.average, True))
             segments += [
                 (n.layer.num_batches_tracked.reshape(1), False)
                 for n in plan.graph.nodes

@@ -39,10 +39,15 @@ class OptimizerState:
         The moving average of the parameters, if it was asked for after `average_from` steps.
     step, tick : int
         Updates made, and batches seen.
+    searched : bool
+        Whether NaN and infinity are looked for in the moments too, since no weight would show them.
     """
 
-    def __init__(self, store: Store, moments: int, initial: float = 0.0) -> None:
+    def __init__(
+        self, store: Store, moments: int, initial: float = 0.0, searched: bool = False
+    ) -> None:
         self.store = store
+        self.searched = searched
         self.moments: Array = store.zeros(moments)
         self.average: Array | None = None
         self.average_from = 0
@@ -104,6 +109,7 @@ class Optimizer(checks.Checked):
     }  # fmt: skip
     _fixed: ClassVar[tuple[str, ...]] = ("decay_bias_and_norm", "groups")
     _kind = ""  # its name in the kernel
+    _hides = False  # True if a weight stays finite whatever the gradient is
 
     def __init__(
         self,
@@ -145,7 +151,7 @@ class Optimizer(checks.Checked):
         if self._state is None or self._state.store is not store:
             names = [name for name, p in model.named_parameters() if p.trainable]
             check_patterns(self.groups or [], names)
-            self._state = OptimizerState(store, self.moments, self.initial)
+            self._state = OptimizerState(store, self.moments, self.initial, self._hides)
         return self._state
 
     def numbers(self) -> dict[str, Any]:

@@ -232,6 +232,7 @@ class Lion(Optimizer):
 
     _checked = Optimizer._checked | {"betas": two_decays}
     _kind = "Lion"
+    _hides = True  # the sign of infinity is 1
 
     def __init__(
         self,
