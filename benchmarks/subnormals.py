@@ -22,6 +22,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import machine
 import numpy as np
@@ -36,7 +37,7 @@ STEPS = 64
 def trainer(widths: tuple[int, ...], dtype: str) -> minidl.Trainer:
     """A network of tanh layers, which are all alive; the rate is 0, so that it stays as it is."""
     layers: list[minidl.Layer] = []
-    for inputs, outputs in zip(widths[:-2], widths[1:-1], strict=True):
+    for inputs, outputs in pairwise(widths[:-1]):
         layers += [minidl.Linear(inputs, outputs), minidl.Tanh()]
     model = minidl.Sequential(*layers, minidl.Linear(*widths[-2:]), dtype=dtype, seed=0)
     return minidl.Trainer(model, minidl.MSELoss(), minidl.Adam(lr=0.0))

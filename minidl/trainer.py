@@ -380,8 +380,8 @@ class Trainer(checks.Checked):
         ValueError, TypeError
             An argument does not fit; nothing has been changed.
         NonFiniteError
-            The loss, a gradient that is to be clipped, a parameter, or Lion's momentum became NaN or
-            infinite. Parameters, running averages and optimizer are those at the end of the last
+            The loss, a gradient that is to be clipped, a parameter, or Lion's momentum became NaN
+            or infinite. Parameters, running averages and optimizer are those at the end of the last
             good epoch.
         KeyboardInterrupt
             On Ctrl-C; the model holds the parameters after some whole step.

@@ -137,7 +137,7 @@ def passes(layer, x, dy):
 
 
 def data(layer, rows, columns, dtype):
-    """x and dy; BatchNorm's rows are apart from each other."""
+    """Rows and gradients; BatchNorm's rows are apart from each other."""
     rng = np.random.default_rng([rows, columns])
     x = inputs(layer, rng, rows, columns, dtype)
     x[: rows // 2] += 3 * (x[: rows // 2] != np.round(x[: rows // 2]))  # not to categories
@@ -285,7 +285,7 @@ def loss_data(case, rows, columns, dtype, magnitude=1.0):
 def test_losses_without_rows_are_refused(case, dtype):
     loss = case.make(3)
     prediction, y = loss_data(case, 4, 3, dtype)
-    with pytest.raises(ValueError, match="^prediction: expected at least one row, got shape"):
+    with pytest.raises(ValueError, match=r"^prediction: expected at least one row, got shape"):
         loss(prediction[:0], y[:0])
 
 

@@ -17,7 +17,6 @@ from helpers import (
     for_all_threads,
     in_dtype,
     layers,
-    layouts,
     same_bits,
 )
 from hypothesis import given, settings
@@ -28,34 +27,7 @@ import minidl
 from minidl import numpy_baseline as baseline
 
 # ---------------------------------------------------------------------------------- all
-
-
-@layers
-@layouts
-@dtypes
-def test_any_layout_gives_the_same_and_stays_unchanged(layer, layout, dtype):
-    one, other = in_dtype(layer(), dtype), in_dtype(layer(), dtype)
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(9, FEATURES)).astype(dtype)
-    x_there = layout(x)
-    y, y_there = one(x), other(x_there)
-    dy = rng.normal(size=y.shape).astype(dtype)
-    dy_there = layout(dy)
-    assert same_bits(y, y_there)
-    assert same_bits(one.backward(dy), other.backward(dy_there))
-    assert np.array_equal(x_there, x)
-    assert np.array_equal(dy_there, dy)
-
-
-@layers
-@dtypes
-def test_no_rows(layer, dtype):
-    layer = in_dtype(layer(), dtype)
-    layer.eval()
-    y = layer(np.zeros((0, FEATURES), dtype))
-    assert len(y) == 0
-    assert layer.backward(y).shape == (0, FEATURES)
-    assert all(not g.any() for g in layer.gradients())
+# Beside `test_common.py`.
 
 
 @layers
@@ -217,11 +189,16 @@ def batchnorm(features, dtype, **params):
 
 
 def batchnorm_oracle(layer, x, dy):
-    """y, dx, dgamma, dbeta and the running averages after it; then the size of a term of dx."""
+    """y, dx, dgamma, dbeta and the running averages after it; then the size of a term of dx.
+
+    Relative to the first row, so that a mean far from 0 costs the oracle no digits.
+    """
     gamma, beta, mean, var, x, dy = (
-        array.astype(np.longdouble)  # in float64 a mean of 1e4 would cost the oracle 4 digits
+        array.astype(np.longdouble)
         for array in (layer.weight, layer.bias, layer.running_mean, layer.running_var, x, dy)
     )
+    shift = x[0].copy()
+    x, mean = x - shift, mean - shift
     if layer.training:
         y, batch_mean, inv_std = baseline.batchnorm_forward(
             x, gamma, beta, mean, var, layer.eps, layer.momentum
@@ -231,7 +208,8 @@ def batchnorm_oracle(layer, x, dy):
         inv_std = 1 / np.sqrt(var + layer.eps)
         y = baseline.batchnorm_predict(x, gamma, beta, mean, var, layer.eps)
         gradients = dy * gamma * inv_std, (dy * (x - mean) * inv_std).sum(axis=0), dy.sum(axis=0)
-    return (y, *gradients, mean, var), float(np.abs(dy * gamma * inv_std).max())
+    size = float(np.abs(dy * gamma * inv_std).max())
+    return (y, *gradients, mean + shift, var), size
 
 
 def check_batchnorm(layer, x, dy):
@@ -267,12 +245,46 @@ def test_batchnorm(rows, features, training, dtype):
 
 
 @dtypes
+@pytest.mark.parametrize("mean", [1e4, 1e6, -1e6])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("rows", ROWS)
-def test_batchnorm_of_a_mean_far_from_zero(rows, dtype):
+def test_batchnorm_of_a_mean_far_from_zero(rows, training, mean, dtype):
+    """Of numbers as they are, which float32 has rounded to sixteenths at 1e6: nothing is lost."""
     rng = np.random.default_rng(rows)
-    x = rng.normal(1e4, 1, (rows, 7)).astype(dtype)
+    x = rng.normal(mean, 1, (rows, 7)).astype(dtype)
     x[0] -= 2
-    check_batchnorm(batchnorm(7, dtype), x, rng.normal(size=x.shape).astype(dtype))
+    layer = batchnorm(7, dtype)
+    layer.train(training)
+    if not training:
+        layer.running_mean = rng.normal(mean, 0.1, 7)
+    check_batchnorm(layer, x, rng.normal(size=x.shape).astype(dtype))
+
+
+@dtypes
+@pytest.mark.parametrize("mean", [1e4, 1e6])
+def test_training_on_columns_whose_means_are_far_from_zero(mean, dtype):
+    """`fit` with BatchNorm first, as with the same columns about 0; and so do its predictions.
+
+    The numbers are sixteenths, which float32 holds exactly at 1e6.
+    """
+    rng = np.random.default_rng(0)
+    X, y = np.round(16 * rng.normal(size=(96, 5))) / 16, rng.normal(size=(96, 2))
+    results = []
+    for shift in (0.0, mean):
+        model = minidl.Sequential(
+            minidl.BatchNorm1d(5, momentum=1.0), minidl.Linear(5, 8), minidl.BatchNorm1d(8),
+            minidl.SiLU(), minidl.Linear(8, 2), dtype=dtype, seed=0,
+        )  # fmt: skip
+        history = minidl.Trainer(model, minidl.MSELoss(), minidl.SGD(0.1, 0.9)).fit(
+            X + shift, y, epochs=10, batch_size=32, seed=0
+        )
+        state = model.state_dict()
+        state["0.running_mean"] = state["0.running_mean"] - shift
+        results.append([history.history["loss"], model.predict(X + shift), *state.values()])
+    tolerance = {"float32": 2e-5, "float64": 1e-12}[dtype]
+    rounding = mean * np.finfo(dtype).eps  # of the running mean, which stands at `mean`
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(other, one, tolerance, tolerance + rounding)
 
 
 @dtypes
@@ -293,16 +305,50 @@ def test_batchnorm_of_equal_rows(value, rows, dtype):
     dy = rng.normal(size=x.shape).astype(dtype)
     constant = [0, 2, 3, 4]
     layer = batchnorm(5, dtype)
+    before = layer.running_mean.copy(), layer.running_var.copy()
     y, dx = layer(x), layer.backward(dy)
     assert np.isfinite(y).all()
     assert np.isfinite(dx).all()
     assert np.array_equal(y[:, constant], np.tile(layer.bias[constant], (rows, 1)))
     assert not layer.gradient("weight")[constant].any()
+    kept = np.asarray(1 - layer.momentum, dtype)
+    assert np.array_equal(layer.running_var[constant], (kept * before[1])[constant])
+    mean = layer.momentum * float(np.asarray(value, dtype)) + kept * before[0].astype(float)
+    assert_close(layer.running_mean[constant], mean[constant], RTOL[dtype])
     expected = layer.weight / np.sqrt(layer.eps) * (dy - dy.mean(axis=0, dtype=np.float64))
     assert_close(dx[:, constant], expected[:, constant], RTOL[dtype])
     # Equal gradients too, as a loss gives them for equal samples: nothing is left.
     dx = layer.backward(np.ones_like(dy))
     assert_close(dx[:, constant], np.zeros((rows, 4)), RTOL[dtype], 1 / np.sqrt(layer.eps))
+
+
+@dtypes
+def test_training_on_constant_columns(dtype):
+    """Gamma stays, beta moves by its gradient; the running variance fades, the mean comes near."""
+    rng = np.random.default_rng(0)
+    X, y = np.full((60, 3), 0.1), rng.normal(size=(60, 3))
+    model = minidl.Sequential(minidl.BatchNorm1d(3), dtype=dtype)
+    trainer = minidl.Trainer(model, minidl.MSELoss(), minidl.SGD(0.3))
+    trainer.fit(X, y, epochs=50, batch_size=60)
+    layer = model[0]
+    assert np.array_equal(layer.weight, np.ones(3))
+    # y = beta: the mean of the targets is its best value, which it nears by 1 - 2 lr / 3 a step.
+    rest = (1 - 0.2) ** 50
+    assert_close(layer.bias, (1 - rest) * y.mean(axis=0), RTOL[dtype] * 5, 1.0)
+    assert_close(layer.running_var, np.full(3, 0.9**50), RTOL[dtype] * 20)
+    assert_close(layer.running_mean, np.full(3, 0.1 * (1 - 0.9**50)), RTOL[dtype] * 20)
+
+
+@dtypes
+def test_training_on_two_equal_rows(dtype):
+    """As on constant columns, though the targets differ: what is predicted is their mean."""
+    X, y = np.tile([[0.5, -3.0]], (2, 1)), np.array([[1.0, 0.0], [2.0, -5.0]])
+    model = minidl.Sequential(minidl.BatchNorm1d(2, momentum=1.0), dtype=dtype)
+    minidl.Trainer(model, minidl.MSELoss(), minidl.SGD(0.5)).fit(X, y, epochs=200, batch_size=2)
+    assert np.array_equal(model[0].weight, np.ones(2))
+    assert np.array_equal(model[0].running_mean, np.asarray([0.5, -3.0], dtype))
+    assert np.array_equal(model[0].running_var, np.zeros(2))
+    assert_close(model.predict(X), np.tile(y.mean(axis=0), (2, 1)), RTOL[dtype] * 5)
 
 
 @dtypes

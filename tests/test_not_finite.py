@@ -1,14 +1,24 @@
-"""NaN and infinity in data, labels, weights and rates, and trainings that diverge: what exactly comes.
+"""NaN and infinity in data, labels, weights and rates, and diverging trainings: what comes of it.
 
-What is refused at the door changes nothing. What shows only while training runs leaves the trainer as
-it was after a whole step, or at the beginning of the epoch that went wrong. Beside these,
-`test_inputs.py` has all that is wrong with arrays, `test_data.py` all sources, `test_trainer.py` and
-`test_loop.py` the place that an error names.
+What is refused at the door changes nothing. What shows only while training runs leaves the trainer
+as it was after a whole step, or at the beginning of the epoch that went wrong. Beside these,
+`test_inputs.py` has all that is wrong with arrays, `test_data.py` all sources, `test_trainer.py`
+and `test_loop.py` the place that an error names.
 """
+
+import contextlib
 
 import numpy as np
 import pytest
-from helpers import LOSSES, OPTIMIZERS, SCHEDULES, dtypes, losses, make_schedule, optimizers, same_bits
+from helpers import (
+    OPTIMIZERS,
+    SCHEDULES,
+    dtypes,
+    losses,
+    make_schedule,
+    optimizers,
+    same_bits,
+)
 
 import minidl
 from minidl.data import blocks
@@ -63,11 +73,10 @@ def test_arrays_are_refused_before_anything_changes(place, validation, value):
     bad = dict(zip(PLACES, data, strict=True))
     bad[place] = broken(bad[place], value, 33)
     prefix = "validation_data " if validation else ""
-    with pytest.raises(ValueError, match=rf"^{prefix}{place}: expected finite numbers, got .*row 33"):
-        if validation:
-            trainer.fit(*data[:2], epochs=2, validation_data=tuple(bad.values()))
-        else:
-            trainer.fit(**bad, epochs=2)
+    given = dict(zip(PLACES, data, strict=True)) | {"validation_data": tuple(bad.values())}
+    message = rf"^{prefix}{place}: expected finite numbers, got .*row 33"
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(**given if validation else bad, epochs=2)
     assert everything(trainer) == before
     trainer.fit(*data[:2], batch_size=BATCH, seed=0)
     twice = make_trainer()
@@ -197,7 +206,7 @@ def test_schedules_of_rates_that_are_none(case, base):
 
 
 def first_bad_step(trainer, X, y, epochs):
-    """(epoch, step) of the first loss that is not finite in a training by hand; None: there is none."""
+    """(epoch, step) of the first loss that is not finite in a training by hand; or None."""
     model, loss, optimizer, step = trainer.model, trainer.loss, trainer.optimizer, 0
     for epoch in range(epochs):
         for start in range(0, ROWS, BATCH):
@@ -252,21 +261,19 @@ def test_a_training_that_diverges(optimizer, dtype):
 @losses
 @dtypes
 def test_a_training_that_diverges_with_any_loss(case, dtype):
-    """With SGD's rate of 1e30 (1e250): never a loss or a weight that is not finite without a word."""
+    """Never is there a loss or a weight that is not finite without a word."""
     rng = np.random.default_rng(0)
     X = make_data(dtype)[0]
     y = case.targets(rng, ROWS, OUTPUTS)
     trainer = make_trainer(minidl.SGD(HUGE[dtype]), case.make(OUTPUTS), dtype)
     before = everything(trainer)
-    try:
-        history = trainer.fit(X, y, epochs=3, batch_size=BATCH, shuffle=False)
-    except minidl.NonFiniteError as error:
-        good = make_trainer(minidl.SGD(HUGE[dtype]), case.make(OUTPUTS), dtype)
-        good.fit(X, y, epochs=error.epoch, batch_size=BATCH, shuffle=False)
-        assert everything(trainer) == everything(good)
-        assert error.epoch > 0 or everything(trainer) == before
-    else:
-        assert np.isfinite(history.history["loss"]).all()
+    good = make_trainer(minidl.SGD(HUGE[dtype]), case.make(OUTPUTS), dtype)
+    with contextlib.suppress(minidl.NonFiniteError):
+        trainer.fit(X, y, epochs=3, batch_size=BATCH, shuffle=False)
+    good.fit(X, y, epochs=trainer.epoch, batch_size=BATCH, shuffle=False)
+    assert everything(trainer) == everything(good)
+    assert trainer.epoch > 0 or everything(trainer) == before
+    assert np.isfinite(trainer.history.history.get("loss", [])).all()
     assert all(np.isfinite(v).all() for v in trainer.model.state_dict().values())
 
 
@@ -280,7 +287,9 @@ def test_a_gradient_that_overflows_is_not_hidden(optimizer):
     trainer = minidl.Trainer(model, minidl.MSELoss(), optimizer.make())
     assert np.isfinite(trainer.evaluate(X, y)["loss"])
     what = "a moment of the optimizer" if optimizer.name == "Lion" else "a parameter"
-    with pytest.raises(minidl.NonFiniteError, match=f"^{what} became NaN or infinite in epoch 0, st"):
+    with pytest.raises(
+        minidl.NonFiniteError, match=f"^{what} became NaN or infinite in epoch 0, st"
+    ):
         trainer.fit(X, y, epochs=5, batch_size=4)
     assert model[0].weight.tolist() == [[0.0]]
     assert np.isfinite(trainer.optimizer.state_for(model).moments).all()

@@ -175,8 +175,7 @@ def test_the_learning_rate_may_change_between_steps(optimizer):
         assert same_bits(np.ascontiguousarray(one), np.ascontiguousarray(other))
 
 
-def test_all_optimizers_are_tried():
-    assert set(ALL) == {optimizer.name for optimizer in OPTIMIZERS}
+def test_all_optimizers_are_in_the_kernel():
     assert all(getattr(minidl, name) is ALL[name] for name in ALL)
     assert set(KINDS) == set(ALL)
 

@@ -1,5 +1,5 @@
-"""The same seed gives the same bits: in every run, with any number of threads, in every process, from
-every kind of data, stopped and resumed; and at every CPU level the same within some ULPs.
+"""The same seed gives the same bits: in every run, with any number of threads, in every process,
+from every kind of data, stopped and resumed; and at every CPU level the same within some ULPs.
 
 The trainings are one for each layer, loss, optimizer and schedule of the lists in `helpers.py`;
 `test_random_networks.py` has the same promises for networks at random, `test_fit_data.py` for all
@@ -183,7 +183,7 @@ def test_every_kind_of_data(number, dtype, tmp_path, monkeypatch, one_thread):
 @trainings
 @dtypes
 def test_stopped_and_resumed(number, dtype, tmp_path, one_thread):
-    """After a step within the first epoch, and one within the second; in another process's place."""
+    """After a step within the first epoch, and after one within the second."""
     X, y = data_of(number, dtype)
     trainer = trainer_of(number, dtype)
     own = trainer.scheduler if "half" in str(of(SCHEDULES, number)) else None
@@ -249,7 +249,7 @@ def test_every_level(level, kind, dtype, levels):
     assert one.keys() == other.keys()
     worst = {}
     for name, array in other.items():
-        number, of_dtype, of_kind, *_ = name.split()
+        _, of_dtype, of_kind, *_ = name.split()
         if (of_dtype, of_kind) == (dtype, kind) and array.size:
             unit = np.spacing(np.maximum(np.abs(array).max(), np.finfo(dtype).tiny))
             error = np.abs(one[name].astype(np.longdouble) - array).max() / unit

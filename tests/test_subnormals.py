@@ -94,10 +94,6 @@ def test_while_another_thread_trains():
     assert all(found)
 
 
-NEW = """
-import numpy
-from test_subnormals import kept, train
-"""
 IMPORT = """
 import numpy as np
 def kept():
@@ -123,7 +119,8 @@ from minidl.lowering import plan
 plan.WORK_PER_THREAD = 0
 from test_subnormals import kept, train
 with open("/proc/self/maps") as file:
-    (library,) = {line.split()[-1] for line in file if re.search(r"/lib(gomp|omp|iomp5)[^/]*so", line)}
+    mapped = {line.split()[-1] for line in file}
+(library,) = (path for path in mapped if re.search(r"/lib(gomp|omp|iomp5)[^/]*so", path))
 found = {}
 def ask(_):
     found[threading.get_native_id()] = kept()

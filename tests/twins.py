@@ -137,9 +137,10 @@ def batchnorm(twin, x, training, step):
         momentum = layer.momentum
         if momentum is None:
             momentum = 1 / (1 + int(layer.num_batches_tracked))
-        y, mean, inverse = baseline.batchnorm_forward(
-            x, gamma, beta, *running, layer.eps, momentum
-        )
+        shift = x[0]  # so that equal rows have no spread, not even a rounding's
+        x = x - shift
+        y, mean, inverse = baseline.batchnorm_forward(x, gamma, beta, *running, layer.eps, momentum)
+        running[0] += momentum * shift
     else:
         mean, inverse = running[0], 1 / np.sqrt(running[1] + layer.eps)
         y = baseline.batchnorm_predict(x, gamma, beta, *running, layer.eps)
@@ -159,6 +160,8 @@ def rows_norm(twin, x, training, step):
     """LayerNorm and RMSNorm."""
     layer, gamma, beta = twin.layer, twin.values.get("weight"), twin.values.get("bias")
     eps = layer.epsilon(layer.dtype)
+    if layer.centered:  # equal columns have no spread
+        x = x - x[:, :1]
     y, xhat, inverse = baseline.layernorm_forward(x, gamma, beta, eps, layer.centered)
 
     def backward(dy):
