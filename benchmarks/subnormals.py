@@ -2,9 +2,9 @@
 
     python benchmarks/subnormals.py
 
-Numbers below 1.2e-38 (float32) or 2.2e-308 (float64) are subnormal: CPUs may need a hundred cycles
-more for each. minidl leaves them switched on, as PyTorch does, since what is switched off would be
-so in the user's thread too, or give other results. They come into a training in four ways:
+Numbers below 1.2e-38 (float32) or 2.2e-308 (float64) are subnormal: some CPUs need a hundred cycles
+more for each. minidl leaves them switched on, as PyTorch does: layers and `predict` keep small
+numbers, and `fit` gives the bits of the layers one by one. They come into a training in four ways:
 
 - data: columns that are so small;
 - weights, and what they give: hardly ever;

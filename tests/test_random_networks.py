@@ -30,7 +30,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_checkpoint import StopAt
 from test_program import batches, leaves
-from twins import Twin, assert_as, largest, roundings, unit_of
+from twins import FORMULAS, Twin, assert_as, largest, roundings, unit_of
 
 import minidl
 from minidl import numpy_baseline as baseline
@@ -475,6 +475,13 @@ QUIET = {
     "database": None,
     "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
 }
+
+
+def test_every_layer_is_drawn_and_has_a_twin():
+    names = set(minidl.layers.__all__) - {"Layer"}
+    drawn = {*FLAT, *DEEP, "Embedding", *(a.name for a in ACTIVATIONS)} - {"activation"}
+    assert drawn == names
+    assert FORMULAS.keys() | baseline.ACTIVATIONS.keys() == names
 
 
 @settings(max_examples=60, derandomize=True, **QUIET)

@@ -162,9 +162,9 @@ def small_blocks(monkeypatch):
 
 
 @trainings
-@dtypes
-def test_every_kind_of_data(number, dtype, tmp_path, monkeypatch, one_thread):
+def test_every_kind_of_data(number, tmp_path, monkeypatch, one_thread):
     """An array in any layout, a memory map block by block, a file; batches, which come in order."""
+    dtype = of(DTYPES, number)
     X, y = data_of(number, dtype)
     wanted, in_order = trained(number, dtype), trained(number, dtype, shuffle=False)
     wide = np.repeat(X, 2, axis=1)[:, ::2]
@@ -181,9 +181,9 @@ def test_every_kind_of_data(number, dtype, tmp_path, monkeypatch, one_thread):
 
 
 @trainings
-@dtypes
-def test_stopped_and_resumed(number, dtype, tmp_path, one_thread):
+def test_stopped_and_resumed(number, tmp_path, one_thread):
     """After a step within the first epoch, and after one within the second."""
+    dtype = of(DTYPES, number)
     X, y = data_of(number, dtype)
     trainer = trainer_of(number, dtype)
     own = trainer.scheduler if "half" in str(of(SCHEDULES, number)) else None
