@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from minidl import cgroups
 from minidl.kernels import threads
 
 
@@ -17,50 +18,27 @@ def affinity_count() -> int:
     return os.cpu_count() or 1
 
 
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def quota(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> float | None:
+def quota(root: str = cgroups.ROOT, membership: str = cgroups.MEMBERSHIP) -> float | None:
     """CPUs that the container's quota allows, or None without one (cgroup version 1 or 2).
 
     The least of all groups from this process's up to the root holds.
     """
-    found: list[float] = []
-    for line in (_read(membership) or "0::/").splitlines():
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers not in ("", "cpu", "cpu,cpuacct", "cpuacct,cpu"):
-            continue
-        base = root if controllers == "" else _first_folder(root, controllers)
-        parts = [part for part in path.split("/") if part not in ("", "..")]
-        for depth in range(len(parts), -1, -1):
-            limit = _limit("/".join([base, *parts[:depth]]), version_2=controllers == "")
-            if limit is not None:
-                found.append(limit)
-    return min(found, default=None)
-
-
-def _first_folder(root: str, controllers: str) -> str:
-    names = [controllers, "cpu", "cpu,cpuacct", "cpuacct,cpu"]
-    return next((f"{root}/{n}" for n in names if os.path.isdir(f"{root}/{n}")), f"{root}/cpu")
+    groups = cgroups.groups("cpu", root, membership)
+    found = [_limit(folder, version == 2) for folder, version in groups]
+    return min((limit for limit in found if limit is not None), default=None)
 
 
 def _limit(folder: str, version_2: bool) -> float | None:
     """The quota that one group's files set."""
     try:
         if version_2:
-            fields = (_read(f"{folder}/cpu.max") or "max").split()
+            fields = (cgroups.read(f"{folder}/cpu.max") or "max").split()
             if fields[0] == "max":
                 return None
             allowed, period = int(fields[0]), int(fields[1]) if len(fields) > 1 else 100000
         else:
-            allowed = int(_read(f"{folder}/cpu.cfs_quota_us") or -1)
-            period = int(_read(f"{folder}/cpu.cfs_period_us") or 0)
+            allowed = int(cgroups.read(f"{folder}/cpu.cfs_quota_us") or -1)
+            period = int(cgroups.read(f"{folder}/cpu.cfs_period_us") or 0)
         return allowed / period if allowed > 0 and period > 0 else None
     except ValueError:
         return None
@@ -87,7 +65,7 @@ class set_num_threads:
     ----------
     n : int or None
         At least 1, more than there are CPUs if you like; None: as many as affinity, the
-        container's quota and OpenMP allow.
+        container's quota and OpenMP allow, and one in a child of `fork`.
 
     Examples
     --------
@@ -152,7 +130,7 @@ def reason() -> str:
     """Why `get_num_threads` is what it is."""
     n = get_num_threads()
     if threads.is_forked():
-        return "child of a fork whose parent used threads"
+        return "child of a fork"
     if n == threads.get_requested():
         return "set_num_threads"
     count, why = available()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from minidl import checks, losses, optimizers
+from minidl import checks, ending, losses, optimizers
 from minidl.callbacks import Callback, ProgressBar, as_callbacks
 from minidl.checkpoint import OPTIONS, restore_state, resume, save_checkpoint, state_tensors
 from minidl.evaluation import evaluate
@@ -219,12 +219,15 @@ class Trainer(checks.Checked):
         """The model in training mode, for one caller at a time."""
         if self._busy:
             raise RuntimeError("this trainer is training already, in a callback or another thread")
-        self._busy = True
+        own = self.__dict__  # written to without a call: no interrupt comes between
         try:
+            own["_busy"] = True
+            ending.running.add(self)
             with mode(self.model, True):
                 yield
         finally:
-            self._busy = False
+            own["_busy"] = False
+            ending.running.discard(self)
 
     # Data and programs.
 
@@ -412,7 +415,7 @@ class Trainer(checks.Checked):
             )
             self._check_schedule(loop, epochs, total_epochs)
             self._take_callbacks(callbacks)
-            self.stop_training = False
+            self.stop_training = ending.begun()
             shown = verbose == 1 or (verbose == "auto" and ProgressBar.suits())
             self._run(loop, epochs, ProgressBar(epochs) if shown else None)
         return loop.history

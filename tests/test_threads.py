@@ -1,8 +1,8 @@
 """How many threads, where from, and that they do no harm."""
 
-import multiprocessing
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,6 +248,85 @@ def test_a_quota_is_rounded_down_to_at_least_one_thread(cpus, quota, wanted, mon
     assert ("quota" in why) == (wanted < cpus)
 
 
+# A container with half a core, as the files have it that tell of it.
+HALF = """
+import builtins, os, sys
+import numpy as np
+
+folder = sys.argv[1]
+before = set(os.listdir("/proc/self/task"))  # threads of NumPy's
+own_open, own_isdir = builtins.open, os.path.isdir
+
+def moved(path):
+    there = str(path).startswith(("/sys/fs/cgroup", "/proc/self/cgroup"))
+    return folder + path if there else path
+
+builtins.open = lambda path, *arguments, **options: own_open(moved(path), *arguments, **options)
+os.path.isdir = lambda path: own_isdir(moved(path))
+import minidl
+from minidl.lowering import plan
+from test_threads import fit
+
+plan.WORK_PER_THREAD = 0
+fit(0)
+print(len(set(os.listdir("/proc/self/task")) - before), minidl.get_config()["num_threads_reason"])
+minidl.set_num_threads(2)
+print(minidl.get_num_threads())
+"""
+CONTAINERS = {
+    "version 2": ("0::/a\n", {"a/cpu.max": "50000 100000\n"}),
+    "version 1": (V1.format("/a"), inside("cpu,cpuacct/a", version_1(50000, 100000))),
+}
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="reads /proc")
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_half_a_core_is_one_thread(container, tmp_path):
+    """Of the program too, and not for want of cores; who asks for more still gets it."""
+    membership, files = CONTAINERS[container]
+    write(tmp_path, {f"sys/fs/cgroup/{name}": text for name, text in files.items()})
+    write(tmp_path, {"proc/self/cgroup": membership})
+    variables = {"OMP_NUM_THREADS": None, "OPENBLAS_NUM_THREADS": "1"}
+    said = python("-c", HALF, tmp_path, environment=variables).stdout.splitlines()
+    assert said == ["0 container quota of 0.5 CPUs", "2" if OPENMP else "1"]
+
+
+REAL = """
+import os, sys
+with open(sys.argv[1] + "/cgroup.procs", "w") as file:
+    file.write(str(os.getpid()))
+import minidl
+from test_threads import fit
+fit(0)
+print(minidl.get_config()["num_threads"], minidl.get_config()["num_threads_reason"])
+"""
+
+
+@pytest.fixture
+def half_a_core():
+    """A control group with half a core, for those who may make one; others have the test above."""
+    version_2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    folder = Path("/sys/fs/cgroup", "" if version_2 else "cpu", f"minidl-{os.getpid()}")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("making a control group is not allowed here")
+    try:
+        files = {"cpu.max": "50000 100000"} if version_2 else version_1(50000, 100000)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        yield folder
+    except OSError:
+        pytest.skip("setting a quota is not allowed here")
+    finally:
+        folder.rmdir()
+
+
+def test_a_real_group_with_half_a_core(half_a_core):
+    done = python("-c", REAL, half_a_core, environment={"OMP_NUM_THREADS": None})
+    assert done.stdout.split(" ", 1) == ["1", "container quota of 0.5 CPUs\n"]
+
+
 # A prediction begins anew in the middle of the rows while the pace is being tried; the other thread
 # has fallen asleep by then, and wakes when the first has done its share of a step.
 WOKEN = """
@@ -271,67 +350,6 @@ print(sum(y.tobytes() != wanted.tobytes() for y in found))
 @needs_openmp
 def test_a_thread_that_wakes_late_does_its_own_share():
     assert run(WOKEN) == "0"
-
-
-# Forks.
-
-FORK = """
-import os, sys, numpy as np, minidl, minidl.lowering.plan
-minidl.lowering.plan.WORK_PER_THREAD = 0
-minidl.set_num_threads({parent})
-def train():
-    X = np.random.default_rng(0).normal(size=(200, 9)); y = np.arange(200) % 3
-    model = minidl.Sequential(minidl.Linear(9, 31), minidl.ReLU(), minidl.Linear(31, 3), seed=0)
-    trainer = minidl.Trainer(model)
-    trainer.fit(X, y, epochs=2, batch_size=64, seed=0)
-    return trainer, model.predict(X).tobytes()
-trainer, wanted = train()
-child = os.fork()
-if child == 0:
-    same = train()[1] == wanted
-    trainer.fit(np.ones((9, 9)), np.zeros(9, int))  # the parent's own model, program and all
-    os._exit(0 if same and minidl.get_num_threads() == {child} else 1)
-status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-assert train()[1] == wanted
-print(status, minidl.get_config()["num_threads_reason"])
-"""
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.parametrize(("parent", "child"), [(2, 1), (8, 1), (1, 1)])
-def test_a_forked_child_can_train(parent, child):
-    """The parent's threads are not in the child: waiting for them would hang."""
-    assert run(FORK.format(parent=parent, child=child)).startswith("0 ")
-
-
-@needs_openmp
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-def test_a_child_whose_parent_used_no_threads_may_use_some():
-    code = "import os, minidl; child = os.fork(); minidl.set_num_threads(2)\n"
-    code += "os._exit(minidl.get_num_threads()) if not child else print(os.waitstatus_to_exitcode("
-    assert run(code + "os.waitpid(child, 0)[1]))") == "2"
-
-
-POOL = """
-import multiprocessing, numpy as np, minidl, minidl.lowering.plan
-minidl.lowering.plan.WORK_PER_THREAD = 0
-minidl.set_num_threads(2)
-def train(seed):
-    X = np.random.default_rng(0).normal(size=(200, 9)); y = np.arange(200) % 3
-    model = minidl.Sequential(minidl.Linear(9, 31), minidl.ReLU(), minidl.Linear(31, 3), seed=seed)
-    minidl.Trainer(model).fit(X, y, epochs=2, batch_size=64, seed=0)
-    return model.predict(X).tobytes()
-if __name__ == "__main__":
-    wanted = [train(seed) for seed in range(4)]
-    with multiprocessing.get_context("fork").Pool(2) as pool:
-        assert pool.map_async(train, range(4)).get(timeout=40) == wanted
-    print("same")
-"""
-
-
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork")
-def test_a_pool_of_forked_processes_can_train():
-    assert run(POOL) == "same"
 
 
 # Several Python threads.

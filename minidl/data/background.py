@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -19,7 +20,8 @@ class ahead(Generic[T]):
     While one item is in use at most `depth` more are made; asking for the next gives it back. An
     exception of the iterator comes out of ``next``, with its traceback. However the ``with`` block
     ends, the thread is told to stop, closes the iterator and is waited for. Only if the iterator
-    takes longer than PATIENCE over an item the thread is left behind, and ends with that item.
+    takes longer than PATIENCE over an item the thread is left behind, and ends with that item. In a
+    child of `fork` there is no such thread, and ``next`` is a RuntimeError.
 
     Parameters
     ----------
@@ -46,6 +48,7 @@ class ahead(Generic[T]):
         self._made: Any = SimpleQueue()  # (item, None), at the end (None, error)
         self._stop: list[bool] = []
         self._begun = self._over = False
+        self._process = os.getpid()
         for _ in range(checks.positive_int(depth, "depth")):
             self._permits.put(None)
         self._thread = Thread(
@@ -78,6 +81,8 @@ class ahead(Generic[T]):
     def __next__(self) -> T:
         if self._over:
             raise StopIteration
+        if self._process != os.getpid():
+            raise RuntimeError("these data are read ahead by a thread of the parent process")
         if not self._begun:
             from _thread import start_new_thread
 

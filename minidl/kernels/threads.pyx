@@ -2,8 +2,9 @@
 
 The limit is the least of what the user set, what OpenMP allows this thread (`OMP_NUM_THREADS`,
 threadpoolctl), the CPUs this process may run on, and the container's CPU quota rounded down. A
-child of `fork` runs on one thread when its parent had used more: the parent's pool is not in the
-child, and waiting for it would hang.
+child of `fork` runs on one thread: the pool of its parent is not in the child, and waiting for it
+would hang. Other libraries may have started it (PyTorch may use the same OpenMP), so that we cannot
+know whether there was one; a child whose parent used none of ours gets more if it asks for them.
 
 Inside a parallel region threads meet at `wait`, a barrier of our own: it spins for a short while,
 since the other threads are mostly a microsecond away, then sleeps until the last one comes. On a
@@ -77,12 +78,20 @@ cdef int requested = 0     # by set_num_threads; 0: not set
 cdef int available = 1     # CPUs by affinity and quota; set by limit_available at import
 cdef int initial = omp_get_max_threads()  # OpenMP's limit before anybody asked
 cdef int pool_owner = 0    # process that has started threads, 0 for none
+cdef int home = getpid()   # process that has imported this; others are children of forks
+cdef int asked = 0         # process that has asked for a number, 0 for none
+
+
+cdef bint must_be_serial() noexcept nogil:
+    """True in a child of a fork, unless it has asked for threads and the parent used none."""
+    cdef int pid = getpid()
+    return pid != home and (asked != pid or (pool_owner != 0 and pool_owner != pid))
 
 
 cdef int thread_limit() noexcept nogil:
     """Threads that a program started now may use."""
     cdef int n = omp_get_max_threads()
-    if pool_owner != 0 and pool_owner != getpid():
+    if must_be_serial():
         return 1
     if requested > 0:
         return min(n, requested)
@@ -183,8 +192,9 @@ def limit_available(int n):
 
 def set_requested(int n):
     """Ask for n threads (0: as many as there are); the calling thread's OpenMP limit follows."""
-    global requested
+    global requested, asked
     requested = n
+    asked = getpid() if n > 0 else 0
     omp_set_num_threads(n if n > 0 else initial)
 
 
@@ -206,5 +216,5 @@ def limit():
 
 
 def is_forked():
-    """True in a child whose parent had used threads."""
-    return pool_owner != 0 and pool_owner != getpid()
+    """True in a child that must not start threads."""
+    return must_be_serial()
