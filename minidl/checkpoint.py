@@ -17,7 +17,7 @@ from minidl.files import FormatError, read_safetensors, write_safetensors
 from minidl.history import History
 from minidl.layers.base import Layer
 from minidl.layers.sequential import Sequential
-from minidl.memory import Array
+from minidl.memory import Array, write_all
 from minidl.metrics import as_metrics
 from minidl.metrics.metric import NamedMetric
 from minidl.parameters import Parameter
@@ -57,8 +57,7 @@ def restore_state(model: Layer, state: OptimizerState, tensors: dict[str, Array]
                 f"{name}: expected shape {array.shape}, {array.dtype}, got {value.shape}, "
                 f"{value.dtype}"
             )
-    for name, array in own.items():
-        array[...] = tensors[name]
+    write_all(own.values(), [tensors[name] for name in own])
 
 
 def _views(model: Layer, state: OptimizerState) -> Iterator[tuple[str, Array]]:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from minidl import checks
@@ -85,10 +86,9 @@ def _replace(path: str, data: bytes) -> None:
         permissions = None
     folder = os.path.dirname(path) or "."
     temporary = os.path.join(folder, f".minidl-{os.urandom(8).hex()}.tmp")
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    handle = os.open(temporary, flags, 0o666 if permissions is None else 0o600)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    opened = partial(os.open, mode=0o666 if permissions is None else 0o600)
+    try:  # opening is one call of C: an interrupt finds no file that is not closed and removed
+        with open(temporary, "xb", opener=opened) as file:
             if permissions is not None:
                 os.chmod(temporary, permissions)
             file.write(data)

@@ -34,29 +34,35 @@ class Parameter:
         self.shape = values.shape
         self.trainable = trainable
         self.layout = layout
-        self.transposed = False
         self.store = Store([self], values.dtype)
         self.array[...] = values
 
-    def lay_out(self, itemsize: int) -> None:
-        """Decide how a weight is held, from the shape and dtype alone: sums depend on it."""
-        self.transposed = self.layout == "weight" and not few_outputs(self.shape, itemsize)
+    def _rows_and_columns(self, itemsize: int) -> tuple[bool, int, int]:
+        """How a weight is held, from the shape and dtype alone: sums depend on it."""
+        transposed = self.layout == "weight" and not few_outputs(self.shape, itemsize)
+        rows, columns = self.shape[::-1] if transposed else self.shape
+        return transposed, int(rows), int(columns)
+
+    @property
+    def transposed(self) -> bool:
+        """True if it is held as a weight's transpose."""
+        return self.layout != "flat" and self._rows_and_columns(self.store.dtype.itemsize)[0]
 
     def length(self, itemsize: int) -> int:
         """Elements that it takes up, padding included."""
         if self.layout != "flat":
-            rows, columns = self.shape[::-1] if self.transposed else self.shape
-            return int(rows) * row_bytes(columns, itemsize) // itemsize
+            _, rows, columns = self._rows_and_columns(itemsize)
+            return rows * row_bytes(columns, itemsize) // itemsize
         return row_bytes(int(np.prod(self.shape)), itemsize) // itemsize
 
-    def view(self, flat: Array) -> Array:
-        """This parameter's part of a flat vector, in its own shape."""
-        start = self.store.offsets[id(self)]
+    def view(self, flat: Array, store: Store | None = None) -> Array:
+        """This parameter's part of a flat vector of its store, or of another, in its own shape."""
+        start = (store or self.store).offsets[id(self)]
         part = flat[start : start + self.length(flat.itemsize)]
         if self.layout != "flat":
-            rows, columns = self.shape[::-1] if self.transposed else self.shape
+            transposed, rows, columns = self._rows_and_columns(flat.itemsize)
             part = part.reshape(rows, row_bytes(columns, flat.itemsize) // flat.itemsize)
-            return part[:, :columns].T if self.transposed else part[:, :columns]
+            return part[:, :columns].T if transposed else part[:, :columns]
         return part[: int(np.prod(self.shape))].reshape(self.shape)
 
     def at(self, flat: Array) -> int:
@@ -85,8 +91,6 @@ class Store:
     def __init__(self, parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) -> None:
         self.dtype = np.dtype(dtype)
         self.parameters = sorted(parameters, key=lambda p: not p.trainable)
-        for parameter in self.parameters:
-            parameter.lay_out(self.dtype.itemsize)
         self.offsets: dict[int, int] = {}
         self.trainable = end = 0
         for parameter in self.parameters:
@@ -94,7 +98,7 @@ class Store:
             end += parameter.length(self.dtype.itemsize)
             if parameter.trainable:
                 self.trainable = end
-        self.values: Array = allocate(end * self.dtype.itemsize).view(self.dtype)
+        self.values: Array = allocate(end * self.dtype.itemsize, "parameters").view(self.dtype)
         self._gradients: Array | None = None
 
     @property
@@ -112,7 +116,8 @@ class Store:
     def zeros(self, count: int | None = None) -> Array:
         """A vector parallel to the trainable part; or `count` of them, (count, n)."""
         size = max(self.trainable * self.dtype.itemsize, LINE)
-        flat = allocate(size * (1 if count is None else count)).view(self.dtype)
+        size *= 1 if count is None else count
+        flat = allocate(size, "vectors parallel to the parameters").view(self.dtype)
         return flat if count is None else flat.reshape(count, -1)
 
 
@@ -132,10 +137,10 @@ def common_store(parameters: Sequence[Parameter], dtype: np.dtype[np.floating]) 
     store = parameters[0].store
     if store.dtype == dtype and all(p.store is store for p in parameters):
         return store
-    held = [parameter.array for parameter in parameters]
     store = Store(parameters, dtype)
+    for parameter in parameters:
+        parameter.view(store.values, store)[...] = parameter.array
     changes.version += 1
-    for parameter, values in zip(parameters, held, strict=True):
+    for parameter in parameters:  # an interrupt leaves each in a store that has its values
         parameter.store = store
-        parameter.array[...] = values
     return store

@@ -10,7 +10,7 @@ import numpy as np
 from minidl.evaluation import blocks_of
 from minidl.layers.base import Layer
 from minidl.lowering import Plan, feed
-from minidl.memory import Array
+from minidl.memory import Array, write_all
 
 if TYPE_CHECKING:
     from minidl.data.rows import Data
@@ -35,8 +35,7 @@ def recalibrate(model: Layer, data: Data, batch_size: int, layers: int) -> None:
                         return
             statistics.write()
     except BaseException:  # nothing half done
-        for name, array in model.state().items():
-            array[...] = before[name]
+        write_all(model.state().values(), before.values())
         raise
 
 

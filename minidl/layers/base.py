@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from minidl import changes, checks
-from minidl.memory import Array
+from minidl.memory import Array, check_room, write_all
 from minidl.parameters import Parameter, Store, common_store
 
 if TYPE_CHECKING:
@@ -69,8 +69,10 @@ class Layer(checks.Checked):
             raise ValueError(f"name: expected the name of an attribute, got {name!r}")
         if name not in self._parameters and hasattr(self, name):
             raise ValueError(f"name: expected one that is free, got {name!r}, which the layer has")
+        given = checks.real(values, name)
+        check_room(given.size * self.dtype.itemsize, f"{name} of shape {given.shape}")
         with np.errstate(over="ignore"):
-            array = np.array(checks.real(values, name), self.dtype)
+            array = given.astype(self.dtype, copy=False)
         checks.finite(np.atleast_1d(array), name)
         checks.flag(trainable, "trainable")
         checks.one_of(layout, ("flat", "rows", "weight"), "layout")
@@ -204,8 +206,7 @@ class Layer(checks.Checked):
         if missing or unknown:
             raise KeyError(f"state: missing names {missing}, unknown names {unknown}")
         new = {name: checks.state_value(state[name], own[name], name) for name in own}
-        for name, array in own.items():
-            array[...] = new[name]
+        write_all(own.values(), new.values())
 
     # Mode.
 
@@ -333,12 +334,15 @@ class Layer(checks.Checked):
     def set_dtype(self, dtype: np.dtype[np.floating]) -> None:
         """Convert this layer, and those inside it, to float32 or float64."""
         dtype = checks.dtype(dtype)
-        self.__dict__["dtype"] = dtype
+        for _, layer in self.tree():
+            layer._check_dtype(dtype)
+        common_store([p for _, p in self.named_parameters()], dtype)  # all of them or none
+        for _, layer in self.tree():
+            layer.__dict__["dtype"] = dtype
         changes.version += 1
-        for _, child in self.children():
-            child.set_dtype(dtype)
-        for parameter in self._parameters.values():
-            common_store([parameter], dtype)
+
+    def _check_dtype(self, dtype: np.dtype[np.floating]) -> None:
+        """Raise if the layer cannot be converted to it."""
 
     def extra_repr(self) -> str:
         """What stands between the brackets of `repr`."""

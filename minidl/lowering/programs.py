@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
+from operator import setitem
 from typing import TYPE_CHECKING, Any
 
 from minidl import checks, parallel
 from minidl.layers.base import Layer
 from minidl.lowering.plan import Plan, Updates
-from minidl.memory import Array, address
+from minidl.memory import Array, address, write_all
 
 if TYPE_CHECKING:
     from minidl.kernels.program import Program
@@ -27,15 +30,18 @@ LAST_BATCH = {"keep": 0, "merge": 1, "drop": 2}
 
 @contextmanager
 def mode(model: Layer, training: bool) -> Iterator[None]:
-    """All layers in one mode, and back."""
-    layers = [layer for _, layer in model.tree()]
-    before = [layer.training for layer in layers]
-    model.train(training)
+    """All layers in one mode, and back.
+
+    An interrupt may come anywhere: the flags come back in one call of C, not one by one.
+    """
+    own = [layer.__dict__ for _, layer in model.tree()]
+    before = [attributes["training"] for attributes in own]
+    back = map(setitem, own, repeat("training"), before)
     try:
+        model.train(training)
         yield
     finally:
-        for layer, was in zip(layers, before, strict=True):
-            layer.training = was
+        deque(back, 0)
 
 
 def signature(model: Layer, in_features: int, training: bool | None = None) -> tuple[Any, ...]:
@@ -204,5 +210,4 @@ class BatchProgram:
 
     def restore(self) -> None:
         """Bring back what was saved at the start of the epoch."""
-        for live, copy in self.plan.saved:
-            live[...] = copy
+        write_all((live for live, _ in self.plan.saved), (copy for _, copy in self.plan.saved))

@@ -60,9 +60,10 @@ class OptimizerState:
     def begin_average(self) -> None:
         """Keep a moving average from now on; the next update makes it equal to the parameters."""
         if self.average is None:
-            self.average = self.store.zeros()
-            self.average[...] = self.store.values[: len(self.average)]
+            average = self.store.zeros()
+            average[...] = self.store.values[: len(average)]
             self.average_from = self.step
+            self.average = average  # last: an interrupt finds all of it or nothing
 
     @property
     def nbytes(self) -> int:
