@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from minidl.memory import Array
+from minidl.memory import Array, check_room
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -296,11 +296,19 @@ def _converted(array: Array, to: np.dtype[np.floating], name: str) -> Array:
     if array.dtype == to and array.dtype.isnative:
         # Strides that the kernels cannot add up (an overlay of fields, say) are copied away.
         return array if all(s % to.itemsize == 0 for s in array.strides) else array.copy()
+    check_room(array.size * to.itemsize, f"{name} as {to}")
     with np.errstate(over="ignore"):
         new = array.astype(to)
     if new.dtype.itemsize < array.dtype.itemsize:
         finite(new, f"{name} as {to}")
     return new
+
+
+def _contiguous(array: Array, to: np.dtype[Any], name: str) -> Array:
+    """`array` in the dtype, in C order; the same object if it is so already."""
+    if array.dtype != to or not array.flags.c_contiguous:
+        check_room(array.size * to.itemsize, f"{name} as {to}")
+    return np.ascontiguousarray(array, to)
 
 
 def matrix(value: Any, to: np.dtype[np.floating], features: int | None, name: str) -> Array:
@@ -351,7 +359,7 @@ def labels(value: Any, rows: int, classes: int, name: str) -> npt.NDArray[np.int
         raise ValueError(
             f"{name}: expected labels from 0 to {classes - 1}, got {array[bad]} in row {bad}"
         )
-    return np.ascontiguousarray(array, np.int64)
+    return _contiguous(array, np.dtype(np.int64), name)
 
 
 def weights_shape(shape: tuple[int, ...], rows: int, name: str) -> None:
@@ -366,7 +374,7 @@ def weights(value: Any, rows: int, name: str) -> npt.NDArray[np.float64]:
     array = real(value, name)
     weights_shape(array.shape, rows, name)
     finite(array, name)
-    array = np.ascontiguousarray(array, np.float64)
+    array = _contiguous(array, np.dtype(np.float64), name)
     at_least_0(array, name, "weights of at least 0")
     with np.errstate(over="ignore"):
         if not np.isfinite(array.sum()):

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from minidl.lowering import feed, mode
-from minidl.memory import Array
+from minidl.memory import Array, check_room, empty
 
 if TYPE_CHECKING:
     from minidl.data.rows import Data
     from minidl.losses import Loss
     from minidl.metrics import Metric
     from minidl.trainer import Trainer
+
+
+OUTPUTS = "the outputs that metrics are taken of"  # in errors
 
 
 class Outputs(NamedTuple):
@@ -48,14 +51,17 @@ def go_through(
     trainer: Trainer, data: Data, loss: Loss, batch_size: int, wanted: bool
 ) -> tuple[list[float], list[Outputs]]:
     """All rows in evaluation mode: the sums that `results` takes, and the outputs if `wanted`."""
-    model, sums, outputs = trainer.model, np.zeros(4), []
+    model, sums = trainer.model, np.zeros(4)
+    outputs: list[Outputs] = []
     with mode(model, False), blocks_of(data, batch_size) as blocks:
         for block in blocks:
             loss, y = trainer._targets(data, loss, block)
             rows = len(block.x[0])
             size = min(batch_size, rows)
             batch = trainer._program("evaluate", trainer._columns(block), size, loss, None)
-            out = np.empty((rows, batch.columns), model.dtype) if wanted else None
+            if wanted and data.rows is not None and not outputs:  # is there room for all of them?
+                check_room(data.rows * batch.columns * model.dtype.itemsize, OUTPUTS)
+            out = empty((rows, batch.columns), model.dtype, OUTPUTS) if wanted else None
             feed(batch.program, loss, block.x, y, size, weight=block.weight, out=out)
             batch.program.seek(0, 0, 0, 0)
             status = "time"

@@ -13,18 +13,19 @@ from typing import TypeAlias
 import numpy as np
 
 from minidl import checks
-from minidl.memory import Array
+from minidl.memory import Array, check_room
 
 Initializer: TypeAlias = "Callable[[tuple[int, ...], np.random.Generator], Array]"
 
 
 def _check(shape: tuple[int, ...], rng: np.random.Generator) -> None:
-    """The arguments that all have."""
+    """The arguments that all have, and that there is room for the values."""
     checks.generator(rng)
     if not isinstance(shape, (tuple, list)) or len(shape) not in (1, 2):
         raise ValueError(f"shape: expected (out_features, in_features) or (n,), got {shape!r}")
     for i, each in enumerate(shape):
         checks.size(each, f"shape[{i}]", 0)
+    check_room(8 * math.prod(shape), f"initial values of shape {tuple(shape)}")
 
 
 def _fans(shape: tuple[int, ...], rng: np.random.Generator) -> tuple[int, int]:

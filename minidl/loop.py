@@ -14,9 +14,10 @@ import numpy as np
 
 from minidl import checks
 from minidl.errors import NonFiniteError
-from minidl.evaluation import Outputs, evaluate, measure
+from minidl.evaluation import OUTPUTS, Outputs, evaluate, measure
 from minidl.history import History
 from minidl.lowering import BatchProgram, Graph, check_rows, feed
+from minidl.memory import check_room, empty
 from minidl.schedulers import ReduceLROnPlateau, Scheduler
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 SLICE = 0.1  # seconds of compiled code before Python looks after Ctrl-C and progress
 RATES = 65536  # updates whose rates are computed at once
 VALIDATION_ROWS = 1024  # of a batch of validation
+ORDER = "the order of the rows"  # in errors
 NO_SUMS = (0.0, 0.0, 0.0, 0.0)
 
 
@@ -126,6 +128,14 @@ class Loop:
         if self.least == 1:
             columns = sum(k for k in data.columns if k is not None)
             check_rows(Graph(trainer.model, columns, training=True), 1)
+        # What there is no room for is said before anything is touched.
+        if shuffle and data.rows is not None:
+            check_room(8 * data.rows, ORDER)
+        if trainer.metrics and data.rows is not None:
+            outputs = trainer.model.output_features(sum(k for k in data.columns if k is not None))
+            check_room(data.rows * outputs * trainer.model.dtype.itemsize, OUTPUTS)
+        if data.in_memory:
+            self._make_program()
 
     @property
     def made(self) -> int:
@@ -182,10 +192,8 @@ class Loop:
         if not self.begun:
             self.begun = True
             rows = len(data.x[0])
-            self.program = self.keeper = trainer._train_program(
-                trainer._columns(data), self.loss, min(self.batch_size + 1, rows), self.least
-            )
-            self.order = np.empty(rows, np.intp) if self.shuffle else None
+            self.program = self.keeper = self._make_program()
+            self.order = empty((rows,), np.intp, ORDER) if self.shuffle else None
             self.out = self._room(rows) if trainer.metrics else None
             arrays = data.x, cast("Array", data.y), data.weight
             self._feed(*arrays, self.batch_size, self.last_batch, self.order, self.out)
@@ -196,6 +204,12 @@ class Loop:
             if self.out is not None and progress.ended:
                 self._visited(self.order, self.out)
             yield
+
+    def _make_program(self) -> BatchProgram:
+        """The program for data in memory; made once, since the trainer keeps it."""
+        rows = min(self.batch_size + 1, len(self.data.x[0]))
+        columns = self.trainer._columns(self.data)
+        return self.trainer._train_program(columns, self.loss, rows, self.least)
 
     @property
     def _alone(self) -> bool:
@@ -382,7 +396,7 @@ class Loop:
     def _room(self, rows: int) -> Array:
         """An array for predictions."""
         columns = self.program.columns
-        return np.empty((rows, columns), self.trainer.model.dtype)
+        return empty((rows, columns), self.trainer.model.dtype, OUTPUTS)
 
     def _visited(self, order: Array | None, out: Array) -> None:
         """Note the predictions of an epoch: those of the rows that it has visited."""
@@ -498,7 +512,7 @@ def _order(rows: int, seed: int, epoch: int) -> Array:
     """The order in which an epoch visits the rows: the program's own."""
     from minidl.kernels.random import shuffle_into
 
-    order = np.empty(rows, np.intp)
+    order = empty((rows,), np.intp, ORDER)
     shuffle_into(order.ctypes.data, rows, seed, epoch)
     return order
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,11 +13,12 @@ from minidl import changes, checks
 from minidl.inputs import open_inputs
 from minidl.layers.base import Layer
 from minidl.lowering import BatchProgram, feed, mode, signature
-from minidl.memory import Array
+from minidl.memory import Array, empty
 
 CACHED_ROWS = 1024  # of a batch, so that activations stay in cache
 QUICK_ROWS = 16  # that are predicted without setting up anything, and more of a small network:
 QUICK_WORK = 1_700_000  # as many as take so many floating-point operations
+OUTPUT = "the output"  # in errors
 
 
 def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
@@ -30,11 +33,20 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
     from minidl.data.background import ahead
 
     size = batch_size or CACHED_ROWS
-    out: list[Array] = []
     with ahead(data.blocks(None, size, last="keep")) as blocks:
-        for block in blocks:
-            out.append(_rows(model, block.x, batch_size, block.start))
-    return np.concatenate(out)
+        parts = (_rows(model, block.x, batch_size, block.start) for block in blocks)
+        return np.concatenate(list(parts)) if data.rows is None else _joined(parts, data.rows)
+
+
+def _joined(parts: Iterator[Array], rows: int) -> Array:
+    """Parts one below the other; whether there is room for all of them is known with the first."""
+    first = next(parts)
+    out = empty((rows, first.shape[1]), first.dtype, OUTPUT)
+    end = 0
+    for part in chain([first], parts):
+        start, end = end, end + len(part)
+        out[start:end] = part
+    return out
 
 
 def _rows(model: Layer, x: list[Array], batch_size: int | None, first: int = 0) -> Array:
@@ -49,7 +61,7 @@ def _rows(model: Layer, x: list[Array], batch_size: int | None, first: int = 0) 
     if cached is None or cached[0] != key or cached[1].rows < rows:
         cached = key, BatchProgram(model, columns, rows, training=False)
     batch: BatchProgram = cached[1]
-    out = np.empty((count, batch.columns), model.dtype)
+    out = empty((count, batch.columns), model.dtype, OUTPUT)
     if count:
         feed(batch.program, None, x, None, min(batch_size or CACHED_ROWS, count), out=out)
         batch.program.seek(0, 0, 0, 0)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from minidl.data.source import Source
-from minidl.memory import Array
+from minidl.memory import Array, empty
 
 BLOCK = 4 << 20  # bytes of X in a block
 # Rows taken from all over a file: of small ones, the more are read at once the more share a page.
@@ -109,7 +107,10 @@ class Buffers:
         self.turn = (self.turn + 1) % len(self.sets)
         arrays = self.sets[self.turn]
         if not arrays or len(arrays[0]) < rows or not alike(arrays, sources):
-            arrays = [np.empty((rows, *source.shape[1:]), source.to) for source in sources]
+            arrays = [
+                empty((rows, *source.shape[1:]), source.to, f"{rows} rows of {source.name}")
+                for source in sources
+            ]
             self.sets[self.turn] = arrays
         return arrays
 

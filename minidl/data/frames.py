@@ -8,7 +8,7 @@ import numpy as np
 
 from minidl import checks
 from minidl.data.kinds import made_by
-from minidl.memory import Array
+from minidl.memory import Array, empty
 
 GROUP = 16  # columns at a time: in float32 they fill a cache line of each row
 ROWS = 4096  # rows at a time, so that these lines stay in cache
@@ -29,7 +29,7 @@ def array(value: Any, to: np.dtype[Any] | None, features: int | None, name: str)
     checks.matrix_shape(value.shape, features, name)
     if to is None:
         to = np.result_type(bool, *(_column(value, j, name) for j in range(columns)))
-    out = np.empty((rows, columns), to)
+    out = empty((rows, columns), to, name)
     with np.errstate(over="ignore"):
         for first in range(0, columns, GROUP):
             _copy_columns(value, first, out[:, first : first + GROUP], name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from minidl import checks
-from minidl.memory import Array
+from minidl.memory import Array, empty
 
 PIECE = 1 << 18  # bytes that are read at once on their way to a block
 
@@ -122,7 +122,7 @@ def loaded(source: Source) -> ArrayRows:
     """All rows of a source, in memory."""
     if isinstance(source, ArrayRows):
         return source
-    out = np.empty(source.shape, source.to)
+    out = empty(source.shape, source.to, source.name)
     with source.opened() as ready:
         ready.fill(0, None, out)
     return ArrayRows(source.name, out, checked=True)

@@ -39,9 +39,7 @@ class Container(Layer):
                 )
             seen.add(id(layer))
         self._check_features()
-        for layer in layers:
-            layer.set_dtype(self.dtype)
-        self.store()
+        self.set_dtype(self.dtype)
 
     def _check_features(self) -> None:
         """Raise if the layers do not fit together."""

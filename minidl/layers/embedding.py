@@ -9,6 +9,7 @@ import numpy as np
 
 from minidl import checks
 from minidl.layers.base import Layer
+from minidl.memory import check_room
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -76,25 +77,22 @@ class Embedding(Layer):
         super().__init__(dtype)
         self.num_embeddings = checks.size(num_embeddings, "num_embeddings")
         self.embedding_dim = checks.size(embedding_dim, "embedding_dim")
-        self._check_exact(self.dtype)
-        self.add_parameter("weight", np.zeros((num_embeddings, embedding_dim)), layout="rows")
+        self._check_dtype(self.dtype)
+        zeros = np.broadcast_to(0.0, (num_embeddings, embedding_dim))
+        self.add_parameter("weight", zeros, layout="rows")
         self.reset_parameters(checks.seeded(seed))
 
-    def _check_exact(self, dtype: np.dtype[np.floating]) -> None:
+    def _check_dtype(self, dtype: np.dtype[np.floating]) -> None:
         if dtype.itemsize == 4 and self.num_embeddings > EXACT:
             raise ValueError(
                 f"num_embeddings: expected at most 2**24 = {EXACT} in float32, got "
                 f"{self.num_embeddings}; use float64"
             )
 
-    def set_dtype(self, dtype: np.dtype[np.floating]) -> None:
-        """Convert the table."""
-        self._check_exact(checks.dtype(dtype))
-        super().set_dtype(dtype)
-
     def reset_parameters(self, rng: np.random.Generator) -> None:
         """Draw new initial values."""
         shape = (self.num_embeddings, self.embedding_dim)
+        check_room(8 * shape[0] * shape[1], f"initial values of shape {shape}")
         self.weight = checks.generator(rng).standard_normal(shape)
 
     def categories(self, first: int, columns: int) -> Iterator[tuple[int, int, int]]:

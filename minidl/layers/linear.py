@@ -70,7 +70,8 @@ class Linear(Layer):
         self.has_bias = checks.flag(bias, "bias")
         self.weight_init: Any = weight_init
         self.bias_init: Any = bias_init
-        self.add_parameter("weight", np.zeros((out_features, in_features)), layout="weight")
+        zeros = np.broadcast_to(0.0, (out_features, in_features))
+        self.add_parameter("weight", zeros, layout="weight")
         if bias:
             self.add_parameter("bias", np.zeros(out_features))
         self.reset_parameters(checks.seeded(seed))

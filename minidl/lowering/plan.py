@@ -23,7 +23,7 @@ from minidl.layers.activations import Activation
 from minidl.layers.base import Layer
 from minidl.lowering.emitters import EMITTERS
 from minidl.lowering.graph import Graph, Node, Value
-from minidl.memory import LINE, Array, address, allocate, row_bytes
+from minidl.memory import LINE, Array, address, allocate, check_room, row_bytes
 from minidl.parameters import Parameter, Store
 
 if TYPE_CHECKING:
@@ -436,6 +436,10 @@ class Plan:
         for buffer in self.buffers:
             buffer.offset = end
             end += buffer.nbytes
+        state = None if self.updates is None else self.updates.state
+        saved = sum(live.nbytes for live, _ in segments or [])
+        fresh = state.nbytes if state is not None and state.step == 0 else 0  # not touched so far
+        check_room(end + saved + fresh, f"a program for batches of {self.rows} rows")
         self.workspace = allocate(end)
         base = address(self.workspace)
 
@@ -449,7 +453,7 @@ class Plan:
             for kind, activation, a, b, pointers, sizes in self.operations
         ]
         self.saved = [(live, np.empty_like(live)) for live, _ in segments or []]
-        saved = [
+        copies = [
             (address(live), address(copy), live.nbytes, real)
             for (live, copy), (_, real) in zip(self.saved, segments or [], strict=True)
         ]
@@ -461,7 +465,7 @@ class Plan:
             threads,
             base + pack.offset,
             pack.pitch,
-            saved,
+            copies,
             self.keep,
             0 if self.updates is None else self.updates.state.moments.strides[0],
             self.update_from,
