@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +66,9 @@ class History:
         for name in values:
             if name not in self.history:
                 self.history[name] = [NAN] * epochs
-        for name, column in self.history.items():
-            column.append(values.get(name, NAN))
+        new = [values.get(name, NAN) for name in self.history]
+        # In one call of C: an interrupt finds columns of equal length.
+        deque(map(list.append, self.history.values(), new), 0)
 
     def merge_last(self, values: dict[str, float]) -> None:
         """Set or add values of the last epoch.

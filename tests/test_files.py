@@ -1,5 +1,6 @@
 """Files are written whole or not at all, where they were asked for; what is no file is refused."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -7,10 +8,13 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import python
+from test_checkpoint import BATCH, COLUMNS, everything, make_data, make_trainer
 
 import minidl
 from minidl import files
@@ -329,3 +333,138 @@ def test_a_safetensors_file_written_here_is_read_by_safetensors(tmp_path):
     found = load_file(tmp_path / "m")
     assert found.keys() == model.state_dict().keys()
     assert all(np.array_equal(found[k], v) for k, v in model.state_dict().items())
+
+
+# --------------------------------------------------------- folders that are not to be written to
+
+# As a user for whom permissions count: root may write anywhere.
+READ_ONLY = """
+import os, sys
+import minidl
+from test_files import WRITERS, large, small
+name, path = sys.argv[1:]
+WRITERS[name](small(), path + ".none")  # all that is imported late is there
+os.unlink(path + ".none")
+os.chmod(os.path.dirname(path), 0o555)
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    WRITERS[name](large(), path)
+except OSError as error:
+    print(type(error).__name__, error.filename)
+"""
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_read_only_folder(name):
+    with tempfile.TemporaryDirectory() as folder:  # one that others may enter
+        os.chmod(folder, 0o755)
+        path = Path(folder, "m")
+        WRITERS[name](small(), path)
+        old = path.read_bytes()
+        try:
+            assert python("-c", READ_ONLY, name, path).stdout.split() == [
+                "PermissionError", str(path)
+            ]  # fmt: skip
+        finally:
+            os.chmod(folder, 0o755)
+        assert path.read_bytes() == old
+        assert os.listdir(folder) == ["m"]
+
+
+@writers
+def test_a_folder_that_is_gone(write, tmp_path, monkeypatch):
+    """Where it was, and as the current one."""
+    (tmp_path / "f").mkdir()
+    write(small(), tmp_path / "f" / "m")
+    monkeypatch.chdir(tmp_path / "f")
+    shutil.rmtree(tmp_path / "f")
+    for path in (tmp_path / "f" / "m", "m"):
+        with pytest.raises(FileNotFoundError) as caught:
+            write(small(), path)
+        assert caught.value.filename == str(path)
+    monkeypatch.chdir(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+# ------------------------------------------------------------------------ in the middle of `fit`
+
+
+def checkpoints(folder):
+    return minidl.ModelCheckpoint(folder / "{epoch}", checkpoint=True)
+
+
+def lines(folder):
+    return minidl.CSVLogger(folder / "log.csv")
+
+
+def fill(folder):
+    """Take all the room that there is."""
+    with contextlib.suppress(OSError), open(folder / "rest", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+
+
+class Fill(minidl.Callback):
+    """Takes all the room in an epoch."""
+
+    def __init__(self, folder, epoch):
+        self.folder, self.epoch = folder, epoch
+
+    def on_epoch_begin(self, epoch):
+        if epoch == self.epoch:
+            fill(self.folder)
+
+
+def wide_trainer():
+    """One whose checkpoints have some 16 kB."""
+    return make_trainer(model=minidl.Sequential(minidl.Linear(COLUMNS, 90, seed=0)))
+
+
+def train(trainer, epochs, *callbacks):
+    """Some epochs, with callbacks."""
+    X, y = make_data()
+    trainer.fit(X, y, epochs=epochs, batch_size=BATCH, seed=0, callbacks=callbacks)
+
+
+def test_a_disk_that_fills_up_while_it_is_trained(disk):
+    """The error names the file, the trainer goes on as if nothing had been, old files are whole."""
+    whole, trainer = wide_trainer(), wide_trainer()
+    train(whole, 4)
+    with pytest.raises(OSError, match="No space left") as caught:
+        train(trainer, 4, Fill(disk, 2), checkpoints(disk))
+    assert caught.value.filename == str(disk / "3")
+    assert sorted(os.listdir(disk)) == ["1", "2", "rest"]
+    resumed = minidl.Trainer.resume(disk / "2")
+    for each in (trainer, resumed):
+        train(each, 4 - each.epoch)
+        assert everything(each) == everything(whole)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
+def test_a_log_on_a_full_disk():
+    trainer, whole = make_trainer(), make_trainer()
+    train(whole, 3)
+    with pytest.raises(OSError, match="No space left") as caught:
+        train(trainer, 3, minidl.CSVLogger("/dev/full"))
+    assert caught.value.filename == "/dev/full"
+    train(trainer, 3 - trainer.epoch)
+    assert everything(trainer) == everything(whole)
+
+
+def test_a_folder_that_is_taken_away_while_it_is_trained(tmp_path):
+    """Checkpoints make it again; what is open is written to the end, wherever it is."""
+
+    class TakeAway(minidl.Callback):
+        def on_epoch_begin(self, epoch):
+            if epoch == 1:
+                shutil.rmtree(tmp_path / "f")
+
+    (tmp_path / "f").mkdir()
+    trainer, whole = make_trainer(), make_trainer()
+    train(whole, 3)
+    train(trainer, 3, TakeAway(), lines(tmp_path / "f"), checkpoints(tmp_path / "f"))
+    assert everything(trainer) == everything(whole)
+    assert sorted(os.listdir(tmp_path / "f")) == ["2", "3"]
+    assert everything(minidl.Trainer.resume(tmp_path / "f" / "3"))[0] == everything(whole)[0]

@@ -275,10 +275,10 @@ def interrupt(action, seconds):
         os.write(order, struct.pack("d", rng.uniform(0, seconds)))
         action()
         ended = True
-        while True:
-            time.sleep(0.001)
+        time.sleep(5)  # it comes, unless it came where Python can only print it
     except KeyboardInterrupt:
-        return not ended
+        pass
+    return not ended
 
 def timed(action):
     start = time.perf_counter()
@@ -333,7 +333,7 @@ def test_ctrl_c_at_random_moments(what, threads, tmp_path):
 @whats
 @pytest.mark.parametrize("threads", THREADS[:2])
 def test_many_times_ctrl_c(what, threads, tmp_path):
-    done = python("-c", STORM, what, 400, 1, threads, tmp_path, timeout=600)
+    done = python("-c", STORM, what, 500, 1, threads, tmp_path, timeout=600)
     assert int(done.stdout) >= 200
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from minidl import checks
@@ -89,14 +91,24 @@ class CSVLogger(Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write a row."""
         assert self._file is not None
-        if self._columns is None:
-            self._columns = list(logs)
-            self._writer.writerow(["epoch", *self._columns])
-        self._writer.writerow([epoch, *(logs.get(name, "") for name in self._columns)])
-        self._file.flush()
+        with self._named():
+            if self._columns is None:
+                self._columns = list(logs)
+                self._writer.writerow(["epoch", *self._columns])
+            self._writer.writerow([epoch, *(logs.get(name, "") for name in self._columns)])
+            self._file.flush()
 
     def on_train_end(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            with self._named():
+                file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors name the file: a full disk does not."""
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.filename) from None
