@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("sklearn")
 
 from sklearn.datasets import load_iris
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -90,6 +90,18 @@ def test_batch_norm_with_lbfgs():
     hidden = X @ reg.coefs_[0] + reg.intercepts_[0]
     np.testing.assert_allclose(reg.model_[1].running_mean, hidden.mean(axis=0), atol=1e-9)
     np.testing.assert_allclose(reg.model_[1].running_var, hidden.var(axis=0, ddof=1), rtol=1e-9)
+
+
+def test_validation_of_batch_norm_with_lbfgs():
+    """After each iteration with the averages that belong to its weights."""
+    found = []
+    for most in range(1, 7):
+        reg = regressor(batch_norm=True, solver="lbfgs", max_iter=most)
+        reg.fit(X[:100], VALUES[:100], X_val=X[100:], y_val=VALUES[100:])
+        found.append(0.5 * np.mean((VALUES[100:] - reg.predict(X[100:])) ** 2))
+    np.testing.assert_allclose(reg.validation_loss_curve_, found, rtol=1e-7)
+    plain = regressor(batch_norm=True, solver="lbfgs", max_iter=most).fit(X[:100], VALUES[:100])
+    assert same(reg, plain)
 
 
 def test_batch_norm_with_lbfgs_and_sparse_rows():
@@ -317,6 +329,55 @@ def test_class_weight_of_several_labels():
     )
 
 
+def plain_accuracy(estimator, rows, y):
+    """A scorer that takes no weights."""
+    return accuracy_score(y, estimator.predict(rows))
+
+
+@pytest.mark.parametrize("scoring", [None, "loss", "accuracy", plain_accuracy])
+@pytest.mark.parametrize("weights", ["balanced", {"a": 1.0, "b": 9.0, "c": 0.1}])
+def test_weights_of_classes_are_for_training_alone(weights, scoring):
+    """The part that is held out counts as validation data that are given: by the user's weights."""
+    held = []
+
+    class Keeps(MLPClassifier):
+        def _split(self, *arguments):
+            train, rest = super()._split(*arguments)
+            held.append(rest)
+            return train, rest
+
+    clf = Keeps(**QUICK | {"max_iter": 5, "validation_fraction": 0.3})
+    clf.set_params(early_stopping=True, scoring=scoring, class_weight=weights, alpha=0.0)
+    skewed = np.repeat(np.arange(150), np.where(Y == "b", 3, 1))
+    found = []
+    for given in ({}, {"X_val": X[30:70], "y_val": Y[30:70]}):
+        clf.fit(X[skewed], Y[skewed], **given)
+        rows, y = (X[30:70], Y[30:70]) if given else (held[0].X, held[0].labels)
+        right, loss = clf.score(rows, y), log_loss(y, clf.predict_proba(rows))
+        found.append((clf.best_validation_score_, -loss if scoring == "loss" else right))
+        best = int(np.argmax(clf.validation_scores_))
+        found.append((clf.validation_loss_curve_[best], loss))
+    assert len(held) == 1
+    np.testing.assert_allclose(*np.transpose(found))
+
+
+def test_weights_of_the_user_count_in_the_part_held_out():
+    """As scikit-learn has it; and with weights of classes, they alone."""
+    own = np.linspace(0.1, 2, 150)
+    seen = []
+
+    def score(estimator, rows, y, sample_weight):
+        seen.append(sample_weight)
+        return 0.0
+
+    for weights in (None, "balanced"):
+        classifier(
+            early_stopping=True, scoring=score, class_weight=weights, max_iter=1
+        ).fit(X, Y, sample_weight=own)  # fmt: skip
+    np.testing.assert_array_equal(*seen)
+    assert set(seen[0]) < set(own)
+
+
 def test_class_weight_helps_the_rare():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(600, 3))
@@ -452,6 +513,34 @@ def test_an_unknown_scorer():
         classifier(early_stopping=True, scoring="acuracy").fit(X, Y)
 
 
+def test_a_score_that_is_not_a_number_is_no_improvement():
+    """Training stops, the best weights come back, and there is one warning."""
+
+    def score(estimator, rows, y):
+        seen.append(estimator.predict_proba(X))
+        return [0.5, 0.7, 0.6][len(seen) - 1] if len(seen) < 4 else np.nan
+
+    seen = []
+    clf = classifier(early_stopping=True, scoring=score, n_iter_no_change=4, max_iter=200)
+    with pytest.warns(
+        UndefinedMetricWarning, match=r"^scoring: .* was NaN in 4 of 7 epochs"
+    ) as said:
+        clf.fit(X, Y)
+    assert len(said) == 1
+    assert said[0].filename == __file__
+    assert clf.n_iter_ == 7
+    assert clf.best_validation_score_ == 0.7
+    np.testing.assert_array_equal(clf.predict_proba(X), seen[1])
+
+
+def test_scores_of_which_none_is_a_number():
+    clf = classifier(early_stopping=True, scoring=lambda *_: np.nan, n_iter_no_change=2)
+    with pytest.warns(UndefinedMetricWarning, match="NaN in 3 of 3 epochs"):
+        clf.fit(X, Y)
+    assert clf.best_validation_score_ == -np.inf
+    assert np.isfinite(clf.predict_proba(X)).all()
+
+
 # Callbacks, threads, dtype, time.
 
 
@@ -526,6 +615,39 @@ def test_time_that_is_up_within_the_first_epoch():
 
 
 # Attributes.
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_attributes_of_lbfgs(early_stopping, capsys):
+    """It knows no early stopping."""
+    reg = regressor(
+        solver="lbfgs", max_iter=6, early_stopping=early_stopping, warm_start=True, verbose=True
+    )
+    for times in (1, 2):
+        reg.fit(X, VALUES)
+        assert reg.n_iter_ == 6
+        assert len(reg.loss_curve_) == 6 * times
+        assert reg.best_loss_ == min(reg.loss_curve_)
+        assert reg.validation_scores_ is reg.best_validation_score_ is None
+        lines = capsys.readouterr().out.splitlines()
+        assert lines == [
+            f"Iteration {i + 1}, loss = {loss:.8f}" for i, loss in enumerate(reg.loss_curve_[-6:])
+        ]
+
+
+def test_another_loss_when_training_goes_on():
+    """Its name is on what is trained, on what is reported, and on what the outputs are."""
+    clf = classifier(warm_start=True).fit(X, BINARY)
+    clf.set_params(loss="HingeLoss").fit(X, BINARY)
+    assert clf.out_activation_ == "identity"
+    assert not hasattr(clf, "predict_proba")
+    reg = regressor(loss="poisson", alpha=0.0, shuffle=False, solver="sgd", batch_size=150)
+    reg.fit(X, VALUES**2)
+    reg.set_params(loss="squared_error").partial_fit(X, VALUES**2)
+    before = reg.predict(X)
+    reg.set_params(loss=minidl.HuberLoss(0.1)).partial_fit(X, VALUES**2)
+    assert reg.loss_ == pytest.approx(minidl.HuberLoss(0.1)(before[:, None], VALUES**2))
+    assert reg._trainer.loss.delta == 0.1
 
 
 def test_weights_can_be_written_to():

@@ -289,6 +289,51 @@ def test_partial_fit(task, solver):
     assert ours.t_ == ROWS
 
 
+def one_row_and_then_many(estimator, X, y):
+    estimator.partial_fit(X[:1], y[:1])
+    for _ in range(20):
+        estimator.partial_fit(X, y)
+
+
+def many_rows_and_then_one(estimator, X, y):
+    estimator.fit(X, y)
+    for i in range(20):
+        estimator.partial_fit(X[i : i + 1], y[i : i + 1])
+
+
+def other_alphas(estimator, X, y):
+    for alpha in (0.0, 100.0, 1.0, 0.0):
+        estimator.set_params(alpha=alpha)
+        for _ in range(3):
+            estimator.partial_fit(X, y)
+
+
+def other_weights(estimator, X, y):
+    for weight in (1.0, 9.0, 0.1):
+        estimator.partial_fit(X, y, sample_weight=np.full(len(y), weight))
+
+
+def warm_refits(estimator, X, y):
+    for rows, alpha in ((1, 1.0), (ROWS, 1.0), (ROWS, 50.0)):
+        estimator.set_params(alpha=alpha).fit(X[:rows], y[:rows])
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+@pytest.mark.parametrize("task", ["values", "several values", "counts"])
+@pytest.mark.parametrize(
+    "calls",
+    [one_row_and_then_many, many_rows_and_then_one, other_alphas, other_weights, warm_refits],
+)
+def test_the_penalty_is_that_of_the_call(task, solver, calls):
+    """Divided by the rows of its own batches, of the alpha that there is: in steps and in loss_."""
+    ours, theirs = fit_both(
+        task, solver=solver, alpha=1.0, learning_rate_init=0.01, batch_size="auto", fit=calls,
+        warm_start=calls is warm_refits,
+    )  # fmt: skip
+    assert_same(ours, theirs, RTOL_ADAM["float64"])
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-6)
+
+
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 @pytest.mark.parametrize("task", ["multiclass", "values"])
 def test_warm_start(task, solver):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 import warnings
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, UndefinedMetricWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from minidl import checks
@@ -25,10 +27,17 @@ from minidl.memory import Array
 from minidl.prediction import QUICK_ROWS
 from minidl.schedulers import ReduceLROnPlateau, Scheduler
 from minidl.sklearn import lbfgs, network, threads
-from minidl.sklearn.objectives import Objective, Score
+from minidl.sklearn.objectives import Objective, Score, same_loss
 from minidl.sklearn.parameters import CONSTRAINTS
-from minidl.sklearn.solvers import Rate, make_optimizer, make_scheduler, penalises, solver_name
-from minidl.sklearn.stopping import Stopping, Validation
+from minidl.sklearn.solvers import (
+    Rate,
+    make_optimizer,
+    make_scheduler,
+    penalises,
+    set_penalty,
+    solver_name,
+)
+from minidl.sklearn.stopping import Stopping, Validation, note
 from minidl.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -51,6 +60,32 @@ def can_go_on(estimator: Any) -> bool:
     return True
 
 
+def _row_weights(sample_weight: Any, X: Any) -> Array | None:
+    """The user's weights of the rows."""
+    if sample_weight is None:
+        return None
+    found: Array = _check_sample_weight(
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+    )
+    return found
+
+
+def _check_missing(y: Any) -> None:
+    """Labels are all there: scikit-learn would compare None and NA with others, and say that."""
+    try:
+        array = np.asarray(y)
+    except ValueError:  # rows of different lengths, for which it has its own words
+        return
+    if array.dtype.kind != "O" or array.ndim == 0 or hasattr(y, "toarray"):
+        return
+    for place, value in enumerate(array.reshape(-1).tolist()):
+        if not isinstance(value, str) and (
+            value is None or is_pandas_na(value) or is_scalar_nan(value)
+        ):
+            row = place * len(array) // array.size
+            raise ValueError(f"y: expected no missing values, got one in row {row}")
+
+
 class Rows:
     """Rows to train on or to validate with.
 
@@ -62,10 +97,21 @@ class Rows:
     y : ndarray
         As the loss takes it.
     weight : ndarray or None
+        The user's.
+    class_weight : ndarray or None
+        Of each row by its class: for training alone.
     """
 
-    def __init__(self, X: Any, labels: Array, y: Array, weight: Array | None) -> None:
-        self.X, self.labels, self.y, self.weight = X, labels, y, weight
+    def __init__(
+        self,
+        X: Any,
+        labels: Array,
+        y: Array,
+        weight: Array | None,
+        class_weight: Array | None = None,
+    ) -> None:
+        self.X, self.labels, self.y = X, labels, y
+        self.weight, self.class_weight = weight, class_weight
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -73,8 +119,15 @@ class Rows:
 
     def take(self, places: Array) -> Rows:
         """Some of them."""
-        weight = None if self.weight is None else self.weight[places]
-        return Rows(self.X[places], self.labels[places], self.y[places], weight)
+        weights = (None if w is None else w[places] for w in (self.weight, self.class_weight))
+        return Rows(self.X[places], self.labels[places], self.y[places], *weights)
+
+    @property
+    def training_weight(self) -> Array | None:
+        """What a row counts in training."""
+        if self.weight is None or self.class_weight is None:
+            return self.class_weight if self.weight is None else self.weight
+        return self.weight * self.class_weight
 
 
 class BaseMLP(BaseEstimator, metaclass=ABCMeta):
@@ -96,7 +149,7 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
     def _score_of_outputs(self, objective: Objective) -> Score:
         """What `score` measures, of the network's outputs."""
 
-    def _class_weights(self, labels: Array, incremental: bool) -> Array | None:
+    def _class_weights(self, labels: Array, y: Array, incremental: bool) -> Array | None:
         """Weights of the rows by their classes."""
         return None
 
@@ -161,27 +214,53 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
         incremental: bool,
     ) -> None:
         """Train: `fit`, or one epoch of `partial_fit`."""
-        sizes = self._hidden_sizes()
-        given = bool(self.__dict__.get("_given"))
-        goes_on = self.warm_start or incremental
-        first = not (goes_on and hasattr(self, "model_"))
-        X, labels = self._checked(X, y, reset=first, least=2 if self.batch_norm else 1)
-        y = self._targets(labels, goes_on)
-        weight = self._row_weights(X, labels, sample_weight, incremental)
-        random_state = check_random_state(self.random_state)
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        objective = self._objective_for(y, weight)
-        if first:
-            self._begin(X, sizes, objective, random_state, given and goes_on)
-        rows = Rows(X, labels, self._as_the_loss_takes(y, objective), weight)
-        held_out = self._held_out(validation, objective)
-        with threads.limit(self.n_threads):
-            if solver_name(self.solver) == "lbfgs":
-                self._fit_lbfgs(rows, held_out, objective)
-            else:
-                self._fit_stochastic(rows, held_out, objective, random_state, incremental)
-        self.model_.eval()
+        with self._unchanged_by_errors():
+            sizes = self._hidden_sizes()
+            goes_on = self.warm_start or incremental
+            first = not (goes_on and hasattr(self, "model_"))
+            X, labels = self._checked(X, y, reset=first, least=2 if self.batch_norm else 1)
+            y = self._targets(labels, goes_on)
+            weight = _row_weights(sample_weight, X)
+            class_weight = self._class_weights(labels, y, incremental)
+            random_state = check_random_state(self.random_state)
+            if self.early_stopping and incremental:
+                raise ValueError("partial_fit does not support early_stopping=True")
+            objective = self._objective_for(y, weight)
+            if first:
+                self._begin(X, sizes, objective, random_state, goes_on)
+            elif objective.outputs != self.n_outputs_:
+                outputs = "output" if self.n_outputs_ == 1 else "outputs"
+                raise ValueError(
+                    f"y, loss: expected ones for {self.n_outputs_} {outputs}, those of the network "
+                    f"that training goes on with, got ones for {objective.outputs}"
+                )
+            self.out_activation_ = objective.activation
+            y = self._as_the_loss_takes(y, objective)
+            rows = Rows(X, labels, y, weight, class_weight)
+            held_out = self._held_out(validation, objective)
+            with threads.limit(self.n_threads):
+                if solver_name(self.solver) == "lbfgs":
+                    self._fit_lbfgs(rows, held_out, objective)
+                else:
+                    self._fit_stochastic(rows, held_out, objective, random_state, incremental)
+            self.model_.eval()
+
+    @contextmanager
+    def _unchanged_by_errors(self) -> Iterator[None]:
+        """What fails in the block leaves the attributes as they were.
+
+        But if training went on from what there was, the epochs that were made stay, and an
+        interrupt leaves what there is.
+        """
+        before = dict(vars(self))
+        curve: list[float] = before.get("loss_curve_", [])
+        epochs = len(curve)
+        try:
+            yield
+        except Exception:
+            if vars(self).get("loss_curve_") is not curve or len(curve) == epochs:
+                self.__dict__ = before
+            raise
 
     def _hidden_sizes(self) -> list[int]:
         """Units of the hidden layers."""
@@ -194,6 +273,7 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
     def _checked(self, X: Any, y: Any, *, reset: bool, least: int = 1) -> tuple[Any, Array]:
         """X and y as arrays; one column of y is flat."""
         dtype = (np.float64, np.float32) if self.dtype is None else checks.dtype(self.dtype)
+        _check_missing(y)
         X, y = validate_data(
             self,
             X,
@@ -211,15 +291,6 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
 
     _check_options: dict[str, Any] = {}  # noqa: RUF012  # more of `validate_data`
 
-    def _row_weights(
-        self, X: Any, labels: Array, sample_weight: Any, incremental: bool
-    ) -> Array | None:
-        weight = self._class_weights(labels, incremental)
-        if sample_weight is not None:
-            own = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-            weight = own if weight is None else own * weight
-        return weight
-
     def _as_the_loss_takes(self, y: Array, objective: Objective) -> Array:
         """Floating targets in the network's dtype; labels as they are."""
         if y.dtype.kind in "iu" and objective.loss.bound(y).integer_labels:
@@ -232,7 +303,7 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
         sizes: Sequence[int],
         objective: Objective,
         random_state: np.random.RandomState,
-        given: bool,
+        goes_on: bool,
     ) -> None:
         """A new network, and fitted attributes as they are before the first epoch."""
         units = [X.shape[1], *sizes, objective.outputs]
@@ -244,14 +315,16 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
             dropout=float(self.dropout),
             random_state=random_state,
         )
-        if given:
-            network.coefs(model)[:] = self._given["coefs_"]
-            network.intercepts(model)[:] = self._given["intercepts_"]
-        self.__dict__.pop("_given", None)
+        given = self.__dict__.pop("_given", {})
+        if given and goes_on:
+            for name, views in (("coefs_", network.coefs), ("intercepts_", network.intercepts)):
+                if name not in given:
+                    (other,) = given
+                    raise ValueError(f"{name}: expected arrays, since {other} are given")
+                views(model)[:] = given[name]
         self.__dict__.pop("_trainer", None)
         self.model_ = model
         self.n_layers_, self.n_outputs_ = len(units), objective.outputs
-        self.out_activation_ = objective.activation
         self.n_iter_ = self.t_ = 0
         self._no_improvement_count = 0
         self.loss_curve_: list[float] = []
@@ -273,11 +346,12 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
             raise ValueError(
                 f"{missing}: expected one, since the other of X_val and y_val is given"
             )
-        X, labels = self._checked(X, y, reset=False)
-        if weight is not None:
-            weight = _check_sample_weight(weight, X, dtype=np.float64, ensure_non_negative=True)
-        y = self._as_the_loss_takes(self._targets(labels, True, to_train=False), objective)
-        return Rows(X, labels, y, weight)
+        try:
+            X, labels = self._checked(X, y, reset=False)
+            y = self._as_the_loss_takes(self._targets(labels, True, to_train=False), objective)
+            return Rows(X, labels, y, _row_weights(weight, X))
+        except ValueError as error:
+            raise ValueError(f"X_val, y_val: {error}") from error
 
     def _split(self, rows: Rows, random_state: np.random.RandomState) -> tuple[Rows, Rows]:
         """Rows to train on, and the part that early stopping looks at: scikit-learn's."""
@@ -326,12 +400,16 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
             rows, held_out = self._split(rows, random_state)
             objective = self._objective_for(rows.y, rows.weight)  # of these rows alone
         size = self._batch_size(len(rows))
-        mean_weight = 1.0 if rows.weight is None else float(rows.weight.mean()) or 1.0
+        weight = rows.training_weight
+        mean_weight = 1.0 if weight is None else float(weight.mean()) or 1.0
         trainer: Trainer | None = self.__dict__.get("_trainer")
         seed = None
         if trainer is None or not incremental:
             seed = int(random_state.randint(2**31 - 1))
-            trainer = self._trainer = self._new_trainer(objective, size * mean_weight)
+            trainer = self._trainer = self._new_trainer(objective)
+        elif not same_loss(trainer.loss, objective.loss):
+            trainer.loss = objective.loss
+        set_penalty(trainer.optimizer, self, objective.slope, size * mean_weight)
         penalty = network.Penalty(self.model_, self.alpha if penalises(self.solver) else 0.0)
         last = "merge" if self.batch_norm else "keep"
         validation = self._validation(trainer, held_out, objective) if held_out else None
@@ -363,7 +441,7 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
                 batch_size=size,
                 shuffle=bool(self.shuffle),
                 seed=seed,
-                sample_weight=rows.weight,
+                sample_weight=weight,
                 validation_data=self._data_for_schedule(trainer, validation),
                 last_batch=last,
                 total_epochs=self._total_epochs(trainer, incremental),
@@ -375,8 +453,8 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=4)
         if self.n_iter_ == 0 and trainer.progress.batch:  # time was up in the first epoch
-            total, _, weight, _ = trainer.progress.sums
-            rule.note(total / weight if weight else 0.0)
+            total, _, counted, _ = trainer.progress.sums
+            rule.note(total / counted if counted else 0.0)
         if not incremental:
             trainer._programs.clear()  # memory that nobody needs until training goes on
             self._warn_if_cut(rule, limit, trainer.scheduler)
@@ -394,6 +472,13 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
                 stacklevel=5,
             )
             return
+        if rule.undefined:
+            warnings.warn(
+                f"scoring: the validation score was NaN in {rule.undefined} of {self.n_iter_} "
+                "epochs, which counts as no improvement.",
+                UndefinedMetricWarning,
+                stacklevel=5,
+            )
         if limit is not None and limit.stopped and not rule.stopped:
             reached = f"Time limit ({self.time_limit:g} s)"
         elif self.n_iter_ == self.max_iter and not rule.stopped and not planned:
@@ -410,9 +495,9 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
         """The factor between the rate of the optimizer and the one that users see."""
         return objective.slope if solver_name(self.solver) == "SGD" else 1.0
 
-    def _new_trainer(self, objective: Objective, weight_of_batch: float) -> Trainer:
+    def _new_trainer(self, objective: Objective) -> Trainer:
         """A trainer, which `partial_fit` goes on with."""
-        optimizer = make_optimizer(self, objective.slope, weight_of_batch)
+        optimizer = make_optimizer(self, objective.slope)
         return Trainer(self.model_, objective.loss, optimizer, scheduler=make_scheduler(self))
 
     def _validation(self, trainer: Trainer, rows: Rows, objective: Objective) -> Validation:
@@ -460,7 +545,8 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
             penalty = network.Penalty(model, float(self.alpha))
             y = self._as_the_loss_takes(rows.y, objective)
             whole = bool(self.batch_norm)
-            function = lbfgs.Function(model, objective, penalty, rows.X, y, rows.weight, whole)
+            weight = rows.training_weight
+            function = lbfgs.Function(model, objective, penalty, rows.X, y, weight, whole)
             trainer = Trainer(model, objective.loss)
             validation = None
             if held_out is not None:
@@ -469,36 +555,30 @@ class BaseMLP(BaseEstimator, metaclass=ABCMeta):
                 if self.validation_loss_curve_ is None:
                     self.validation_loss_curve_ = []
 
-            def reported(value: float) -> float:
-                own = penalty.value() / function.weight
-                share = objective.reported / objective.slope
-                return share * (value - own) + objective.constant + own
-
-            def note(value: float) -> None:
-                self.loss_ = reported(value)
-                self.loss_curve_.append(self.loss_)
-                if self.verbose:
-                    print(f"Iteration {len(self.loss_curve_)}, loss = {self.loss_:.8f}")
+            def iteration_ended(value: float) -> None:
+                note(self, function.reported(value))
                 if validation is not None and self.validation_loss_curve_ is not None:
-                    measured = objective.reported * validation.measure()[0] + objective.constant
-                    self.validation_loss_curve_.append(measured)
+                    if whole:
+                        trainer.recalibrate_batchnorm(rows.X)
+                    self.validation_loss_curve_.append(objective.value(validation.measure()[0]))
 
+            self.n_iter_ = 0
             found = lbfgs.solve(
                 function,
                 max_iter=int(self.max_iter),
                 max_fun=int(self.max_fun),
                 tol=float(self.tol),
                 time_limit=self.time_limit,
-                note=note,
+                note=iteration_ended,
             )
             if not np.isfinite(found.x).all() or not np.isfinite(found.fun):
                 raise ValueError(NOT_FINITE)
-            self.loss_ = reported(float(found.fun))
+            self.loss_ = function.reported(float(found.fun))
+            self.best_loss_ = min([*self.loss_curve_, self.loss_])
             if whole:
                 trainer.recalibrate_batchnorm(rows.X)
         finally:
             model.set_dtype(dtype)
-        self.n_iter_ = min(int(found.nit), int(self.max_iter))
         self._warn_if_not_converged(found)
 
     def _warn_if_not_converged(self, found: Any) -> None:

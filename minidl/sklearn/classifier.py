@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, log_expit, log_softmax, softmax
 from sklearn.base import ClassifierMixin
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import (
     _check_partial_fit_first_call,
@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import (
     unique_labels,
 )
 
+from minidl import checks
 from minidl.memory import Array
 from minidl.sklearn import objectives
 from minidl.sklearn.base import BaseMLP, can_go_on
@@ -77,7 +78,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     tol : float, default 1e-4
         An epoch counts as better if its loss is lower, or its validation score higher, by this.
     verbose : bool, default False
-        Print the loss of each epoch, and why training stops.
+        Print the loss of each epoch, of "lbfgs" after each iteration, and why training stops.
     warm_start : bool, default False
         `fit` goes on from the weights that there are.
     momentum : float in [0, 1], default 0.9
@@ -87,6 +88,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     early_stopping : bool, default False
         Stop when the validation score no longer improves, and bring the best weights back; else
         training stops when the training loss no longer improves, with the weights as they are.
+        "lbfgs" has rules of its own, and no early stopping.
     validation_fraction : float, default 0.1
         The part of the rows that early stopping holds out, if `fit` is given no others. Of two
         classes it keeps the shares, as scikit-learn's does.
@@ -104,10 +106,13 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     dropout : float in [0, 1), default 0
         Dropout after each activation.
     class_weight : "balanced", dict or list of dict, optional
-        Weights of the classes, times `sample_weight`; a list has one for each label of several.
+        Weights of the classes in training, times `sample_weight`; a list has one for each label of
+        several. Validation data count by `sample_weight` alone.
     scoring : str or callable, optional
         What early stopping follows: a scorer of scikit-learn's or its name, ``"loss"``, or None for
-        the accuracy.
+        the accuracy. Rows count by the `sample_weight` that is given, and never by `class_weight`,
+        in the part that is held out as in `X_val`: a scorer need not take weights if none are
+        given. A score of NaN is no improvement, and a warning.
     callbacks : list of Callback, optional
         minidl's; they see "val_loss" and "val_score" if there are validation data. Of "lbfgs" none
         are called.
@@ -134,7 +139,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     best_loss_ : float or None
         The least of them; None with early stopping.
     validation_scores_, best_validation_score_
-        Scores of the part held out, and the best; None without early stopping.
+        Scores of the part held out, and the best; None without early stopping, as of "lbfgs".
     validation_loss_curve_ : list of float or None
         Loss on validation data after each epoch, without the penalty.
     n_iter_, t_ : int
@@ -160,6 +165,16 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     - Training that meets NaN or infinity stops at once with scikit-learn's error; with early
       stopping the best weights come back.
     - Sparse rows are made dense batch by batch.
+    - "lbfgs" minimises what it has the gradient of: for several outputs with the squared error the
+      sum over them, where scikit-learn's has the gradient of the sum and the value of the mean. It
+      prints its iterations, and has the attributes of the others, such as `loss_curve_`.
+    - Results have the dtype of the weights: after a `fit` in float32, of X in float64 too. X that
+      this dtype cannot hold is an error.
+    - A score of NaN counts as no improvement in early stopping, where scikit-learn's then goes on.
+    - Negative weights of rows, negative y for the loss "poisson", and another number of outputs
+      when training goes on are errors.
+    - A call that fails leaves the estimator as it was; where training went on from what there was,
+      with the epochs that it has made.
 
     Examples
     --------
@@ -271,7 +286,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         Raises
         ------
         ValueError, TypeError
-            A parameter or an argument does not fit, or training met NaN or infinity.
+            A parameter or an argument does not fit, or training met NaN or infinity; nothing has
+            been changed, but for epochs that `warm_start` has added.
         """
         self._validate_params()
         self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=False)
@@ -296,9 +312,10 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         """
         if not hasattr(self, "model_"):
             self._validate_params()
-        if _check_partial_fit_first_call(self, classes):
-            self._multilabel = type_of_target(y).startswith("multilabel")
-        self._fit(X, y, sample_weight, (None, None, None), incremental=True)
+        with self._unchanged_by_errors():
+            if _check_partial_fit_first_call(self, classes):
+                self._multilabel = type_of_target(y).startswith("multilabel")
+            self._fit(X, y, sample_weight, (None, None, None), incremental=True)
         return self
 
     def predict(self, X: Any) -> Array:
@@ -426,7 +443,7 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
     def _score_of_outputs(self, objective: Objective) -> Score:
         return objectives.accuracy
 
-    def _class_weights(self, labels: Array, incremental: bool) -> Array | None:
+    def _class_weights(self, labels: Array, y: Array, incremental: bool) -> Array | None:
         if self.class_weight is None:
             return None
         if incremental and self.class_weight == "balanced":
@@ -434,9 +451,14 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
                 'class_weight: expected weights or None for partial_fit, got "balanced", which '
                 "depends on all rows; sklearn.utils.class_weight.compute_class_weight gives weights"
             )
-        if hasattr(labels, "toarray"):
-            labels = labels.toarray()
-        return compute_sample_weight(self.class_weight, labels)  # type: ignore[no-any-return]
+        given = self.class_weight
+        for one in given if isinstance(given, list) else [given]:
+            for label, weight in one.items() if isinstance(one, dict) else ():
+                checks.number(weight, f"class_weight[{label!r}]", 0)
+        if self._multilabel:
+            return compute_sample_weight(given, y)  # type: ignore[no-any-return]
+        each = compute_class_weight(given, classes=self.classes_, y=labels)
+        return each[y]  # type: ignore[no-any-return]
 
     def _strata(self, y: Array) -> Array | None:
         two = not self._multilabel and len(self.classes_) <= 2

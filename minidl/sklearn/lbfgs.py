@@ -93,6 +93,11 @@ class Function:
         self.penalty.add_gradient(gradient, 1 / self.weight)
         return value, gradient
 
+    def reported(self, value: float) -> float:
+        """What users see of a value at the point where the model is."""
+        penalty = self.penalty.value() / self.weight
+        return self.objective.value((value - penalty) / self.objective.slope) + penalty
+
     def _run(self, block: Any) -> tuple[float, float]:
         """Weighted loss and weight of some rows; their mean gradient is then in the store."""
         rows, y = len(block.x[0]), block.y

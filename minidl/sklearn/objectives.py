@@ -57,6 +57,10 @@ class Objective(NamedTuple):
     slope: float = 1.0  # what is minimised is this times the loss
     constant: float = 0.0
 
+    def value(self, loss: float) -> float:
+        """What users see of a mean loss."""
+        return self.reported * loss + self.constant
+
 
 def of_classes(loss: Any, classes: int, multilabel: bool) -> Objective:
     """The objective of a classifier; of labels, `classes` counts those that each row may have."""
@@ -96,6 +100,15 @@ def of_values(loss: Any, y: Array, weight: Array | None) -> Objective:
     if isinstance(found, QuantileLoss) and isinstance(found.quantile, tuple):
         columns = len(found.quantile)
     return Objective(found, columns, "exp" if logarithm else "identity")
+
+
+def same_loss(a: Loss, b: Loss) -> bool:
+    """True for losses of one kind with the same arguments."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, FunctionLoss) and isinstance(b, FunctionLoss):
+        return a.function is b.function
+    return a is b or a.config() == b.config()
 
 
 def _as_loss(loss: Any) -> Loss:

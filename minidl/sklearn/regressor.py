@@ -38,7 +38,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Likewise.
     scoring : str or callable, optional
         What early stopping follows: a scorer of scikit-learn's or its name, ``"loss"``, or None for
-        R squared.
+        R squared. Rows count by the `sample_weight` that is given. A score of NaN is no
+        improvement, and a warning.
 
     Attributes
     ----------
@@ -162,7 +163,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):
         Raises
         ------
         ValueError, TypeError
-            A parameter or an argument does not fit, or training met NaN or infinity.
+            A parameter or an argument does not fit, or training met NaN or infinity; nothing has
+            been changed, but for epochs that `warm_start` has added.
         """
         self._validate_params()
         self._fit(X, y, sample_weight, (X_val, y_val, sample_weight_val), incremental=False)

@@ -41,8 +41,8 @@ def penalises(solver: Any) -> bool:
     return solver_name(solver) not in ("", *DECOUPLED)
 
 
-def make_optimizer(estimator: Any, slope: float, weight_of_batch: float) -> Optimizer:
-    """The optimizer that the parameters of an estimator describe.
+def make_optimizer(estimator: Any, slope: float) -> Optimizer:
+    """The optimizer that the parameters of an estimator describe, but for `alpha`.
 
     Parameters
     ----------
@@ -50,28 +50,43 @@ def make_optimizer(estimator: Any, slope: float, weight_of_batch: float) -> Opti
     slope : float
         What is minimised is this times the loss. The rate of SGD takes it in, and the epsilon of
         Adam, whose steps do not depend on it otherwise.
-    weight_of_batch : float
-        Sum of the weights of the rows of a batch: scikit-learn divides the penalty by it.
     """
-    solver, alpha = estimator.solver, float(estimator.alpha)
-    if isinstance(solver, Optimizer):
-        return deepcopy(solver)
-    name = solver_name(solver)
+    if isinstance(estimator.solver, Optimizer):
+        return deepcopy(estimator.solver)
+    name = solver_name(estimator.solver)
     lr = float(estimator.learning_rate_init)
-    decay = alpha if name in DECOUPLED else alpha / weight_of_batch
-    options: dict[str, Any] = {"weight_decay": decay, "decay_bias_and_norm": False}
+    options: dict[str, Any] = {"decay_bias_and_norm": False}
     if name in ADAMS:
         options["betas"] = float(estimator.beta_1), float(estimator.beta_2)
         options["eps"] = float(estimator.epsilon)
     if name == "Adam":
         options["eps"] /= slope
-        return Adam(lr, **options | {"weight_decay": decay / slope})
+        return Adam(lr, **options)
     if name == "SGD":
         momentum = float(estimator.momentum)
         nesterov = bool(estimator.nesterovs_momentum) and momentum > 0
-        options["weight_decay"] = decay / slope
         return SGD(lr * slope, momentum=momentum, nesterov=nesterov, **options)
     return optimizers.by_name(name, lr=lr, **options)
+
+
+def set_penalty(optimizer: Optimizer, estimator: Any, slope: float, weight_of_batch: float) -> None:
+    """Give an optimizer `alpha` as it is now; one of the user's has its own weight decay.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    estimator : estimator
+    slope : float
+        As for `make_optimizer`.
+    weight_of_batch : float
+        Sum of the weights of the rows of a batch: scikit-learn divides the penalty by it.
+    """
+    name, alpha = solver_name(estimator.solver), float(estimator.alpha)
+    if name in DECOUPLED:
+        optimizer.weight_decay = alpha
+    elif name:
+        scale = slope if name in ("Adam", "SGD") else 1.0
+        optimizer.weight_decay = alpha / weight_of_batch / scale
 
 
 def make_scheduler(estimator: Any) -> Scheduler | None:

@@ -26,6 +26,15 @@ if TYPE_CHECKING:
 ROWS = 1024  # of a batch of validation
 
 
+def note(estimator: Any, loss: float) -> None:
+    """Enter an epoch, or an iteration of "lbfgs", that has this loss."""
+    estimator.n_iter_ += 1
+    estimator.loss_ = loss
+    estimator.loss_curve_.append(loss)
+    if estimator.verbose:
+        print(f"Iteration {estimator.n_iter_}, loss = {loss:.8f}")
+
+
 class Validation:
     """Data that are not trained on.
 
@@ -116,6 +125,7 @@ class Stopping(Callback):
         self.penalty, self.rate, self.validation, self.early = penalty, rate, validation, early
         self.rows, self.batches, self.divisor = rows, batches, rows * mean_weight
         self.stopped = self.diverged = False
+        self.undefined = 0  # epochs whose score was NaN
         self._penalty_before = penalty.value()
         self._best: Array | None = None
 
@@ -123,8 +133,6 @@ class Stopping(Callback):
         """Note the results, and decide."""
         self.note(logs["loss"])
         estimator = self.estimator
-        if estimator.verbose:
-            print(f"Iteration {estimator.n_iter_}, loss = {estimator.loss_:.8f}")
         if self.validation is not None:
             self._validate(logs)
         if not self.early:
@@ -136,12 +144,8 @@ class Stopping(Callback):
 
     def note(self, mean_loss: float) -> None:
         """Enter an epoch whose mean loss is this."""
-        estimator = self.estimator
-        loss = self.objective.reported * mean_loss + self.objective.constant + self._penalty()
-        estimator.n_iter_ += 1
-        estimator.t_ += self.rows
-        estimator.loss_ = loss
-        estimator.loss_curve_.append(loss)
+        self.estimator.t_ += self.rows
+        note(self.estimator, self.objective.value(mean_loss) + self._penalty())
 
     def _penalty(self) -> float:
         """The penalty's mean over the batches, each with the weights that it began with.
@@ -157,13 +161,14 @@ class Stopping(Callback):
         estimator = self.estimator
         assert self.validation is not None
         loss, score = self.validation.measure()
-        loss = self.objective.reported * loss + self.objective.constant
+        loss = self.objective.value(loss)
         estimator.validation_loss_curve_.append(loss)
         logs["val_loss"] = loss
         if not self.early:
             return
         score = -loss if score is None else score
         estimator.validation_scores_.append(score)
+        self.undefined += score != score
         logs["val_score"] = score
         if estimator.verbose:
             print(f"Validation score: {score:f}")
@@ -175,7 +180,7 @@ class Stopping(Callback):
     def _count(self, value: float, best: float) -> None:
         """Count the epochs in a row that are not better than the best by the tolerance."""
         estimator = self.estimator
-        if value < best + estimator.tol:
+        if value < best + estimator.tol or value != value:
             estimator._no_improvement_count += 1
         else:
             estimator._no_improvement_count = 0
