@@ -30,14 +30,17 @@ class Outputs(NamedTuple):
 
 
 @contextmanager
-def blocks_of(data: Data, batch_size: int) -> Iterator[Iterator[Any]]:
-    """Parts of the data with x, y and weight: one, if they lie in memory; else read ahead."""
+def blocks_of(data: Data, batch_size: int, last: str = "keep") -> Iterator[Iterator[Any]]:
+    """Parts of the data with x, y and weight: one, if they lie in memory; else read ahead.
+
+    `last` is that of `Data.blocks`.
+    """
     if data.in_memory:
         yield iter([data])
         return
     from minidl.data.background import ahead
 
-    with ahead(data.blocks(None, batch_size, last="keep")) as blocks:
+    with ahead(data.blocks(None, batch_size, last=last)) as blocks:
         yield blocks
 
 

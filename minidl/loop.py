@@ -8,6 +8,7 @@ block. Either way Python comes back every `SLICE` seconds, for Ctrl-C and the pr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -297,13 +298,12 @@ class Loop:
         ends: bool = True,
         loss: Loss | None = None,
     ) -> None:
-        self.fed = x, y, weight, order, out  # kept alive
-        feed(
-            self.program.program,
-            loss or self.loss,
-            x,
-            y,
-            batch_size,
+        self.fed = partial(  # keeps the arrays alive
+            feed,
+            loss=loss or self.loss,
+            x=x,
+            y=y,
+            batch_size=batch_size,
             weight=weight,
             out=out,
             order=order,
@@ -312,6 +312,7 @@ class Loop:
             opens=opens,
             ends=ends,
         )
+        self.fed(self.program.program)
 
     # Runs of the program.
 

@@ -6,16 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from minidl import checks
 from minidl.callbacks.monitor import Monitor
-from minidl.extras import need
+from minidl.figures import BLUE, GREY, ORANGE, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from minidl.history import History
 
-TRAINING, VALIDATION, GREY = "#4878a8", "#d1702f", "#808080"
+TRAINING, VALIDATION = BLUE, ORANGE
 PANEL = (4.4, 3.2)  # inches
 NAMES = {
     "lr": "learning rate", "auc": "AUC", "f1": "F1", "mae": "MAE", "rmse": "RMSE", "r2": "R²",
@@ -26,29 +25,10 @@ def draw(
     history: History, metrics: Sequence[str] | None, figsize: tuple[float, float] | None
 ) -> Figure:
     """See `History.plot`."""
-    need("matplotlib", "plot", "History.plot")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = _names(history, metrics)
-    figsize = None if figsize is None else _inches(figsize)
     columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
     rows = -(-len(names) // columns)
-    if figsize is None:
-        figsize = (PANEL[0] * columns, PANEL[1] * rows)
-
-    class Shown(Figure):
-        """A figure that notebooks show, though pyplot does not know it."""
-
-        def _repr_png_(self) -> bytes:
-            from io import BytesIO
-
-            file = BytesIO()
-            self.savefig(file, format="png")
-            return file.getvalue()
-
-    figure = Shown(figsize=figsize, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure("History.plot", figsize, (PANEL[0] * columns, PANEL[1] * rows))
     for i, name in enumerate(names):
         _panel(figure.add_subplot(rows, columns, i + 1), history, name)
     return figure
@@ -70,17 +50,6 @@ def _names(history: History, metrics: Sequence[str] | None) -> list[str]:
     return list(metrics)
 
 
-def _inches(figsize: Any) -> tuple[float, float]:
-    """Width and height."""
-    if not isinstance(figsize, (tuple, list)) or len(figsize) != 2:
-        raise ValueError(f"figsize: expected (width, height) in inches, got {figsize!r}")
-    width, height = (
-        checks.number(each, f"figsize[{i}]", 0, 1000, open_low=True)
-        for i, each in enumerate(figsize)
-    )
-    return width, height
-
-
 def _panel(axes: Any, history: History, name: str) -> None:
     """One result: its curves, and the best of the validation."""
     training, validation = _points(history, name), _points(history, f"val_{name}")
@@ -100,8 +69,7 @@ def _panel(axes: Any, history: History, name: str) -> None:
     axes.set_xlabel("epoch")
     axes.set_ylabel(NAMES.get(name, name.replace("_", " ")))
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     if name != "lr" and (training or validation):
         axes.legend(frameon=False)
 

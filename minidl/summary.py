@@ -1,16 +1,14 @@
-"""The table of a model's layers: plain, with rich, and as HTML."""
+"""The table of a model's layers: `Layer.summary`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from minidl.extras import need
+from minidl.tables import Line, Table
 
 if TYPE_CHECKING:
     from minidl.layers.base import Layer
-
-HEADER = ("layer", "output shape", "parameters")
 
 
 class Row(NamedTuple):
@@ -27,7 +25,7 @@ class Row(NamedTuple):
         return self.name, f"(N, {self.columns})", count
 
 
-class Summary:
+class Summary(Table):
     """What `Layer.summary` returns: a table of layers, output shapes and parameters.
 
     ``str()`` is plain text, `print` draws it on a terminal, notebooks show it as a table.
@@ -56,6 +54,9 @@ class Summary:
     58 parameters, 0 running averages, float32
     """
 
+    _header = ("layer", "output shape", "parameters")
+    _left = 2
+
     def __init__(self, layer: Layer, in_features: int) -> None:
         self.rows = list(_rows(layer, in_features))
         sizes = [(p.array.size, p.trainable) for _, p in layer.named_parameters()]
@@ -71,56 +72,11 @@ class Summary:
             f"{self.dtype}"
         )
 
-    def __str__(self) -> str:
-        """Plain text."""
-        rows = [HEADER, *(("  " * r.depth + r.cells()[0], *r.cells()[1:]) for r in self.rows)]
-        widths = [max(len(row[i]) for row in rows) for i in range(3)]
-        lines = [f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}" for a, b, c in rows]
-        line = "-" * len(lines[0])
-        lines = [lines[0], line, *lines[1:], line, self.total]
-        return "\n".join(text.rstrip() for text in lines)
+    def _lines(self) -> Iterator[Line]:
+        return (Line(row.cells(), row.depth, row.parameters is None) for row in self.rows)
 
-    __repr__ = __str__
-
-    def print(self) -> None:
-        """Draw the table on the terminal; needs rich."""
-        need("rich", "cli", "Summary.print").print(self)
-
-    def __rich__(self) -> Any:
-        """For rich: a table."""
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=box.SIMPLE_HEAD, caption=self.total, caption_justify="left")
-        table.add_column(HEADER[0], overflow="fold")
-        table.add_column(HEADER[1], no_wrap=True)
-        table.add_column(HEADER[2], no_wrap=True, justify="right")
-        for row in self.rows:
-            name, shape, count = row.cells()
-            style = "bold" if row.parameters is None else ""
-            table.add_row(Text("  " * row.depth + name, style), Text(shape), Text(count))
-        return table
-
-    def _repr_html_(self) -> str:
-        """For notebooks: a table."""
-        from html import escape
-
-        left, right = ' style="text-align:left"', ' style="text-align:right"'
-        head = "".join(
-            f"<th{right if i == 2 else left}>{name}</th>" for i, name in enumerate(HEADER)
-        )
-        body = []
-        for row in self.rows:
-            name, shape, count = (escape(cell) for cell in row.cells())
-            indent = f' style="text-align:left;padding-left:{0.5 + 1.5 * row.depth}em"'
-            body.append(
-                f"<tr><td{indent}>{name}</td><td{left}>{shape}</td><td{right}>{count}</td></tr>"
-            )
-        return (
-            f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
-            f'<tfoot><tr><td colspan="3"{left}>{escape(self.total)}</td></tr></tfoot></table>'
-        )
+    def _foot(self) -> list[str]:
+        return [self.total]
 
 
 def _rows(layer: Layer, in_features: int, name: str = "", depth: int = 0) -> Iterator[Row]:

@@ -174,6 +174,7 @@ class Trainer(checks.Checked):
         self.resumed_callbacks: list[tuple[str, dict[str, Any]]] = []
         self._programs: dict[str, tuple[Any, BatchProgram]] = {}
         self._busy = False
+        self._loop: Loop | None = None  # of the `fit` that runs
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set what may be set, to what fits; numbers that the program has stay while it runs."""
@@ -308,13 +309,13 @@ class Trainer(checks.Checked):
         self._set_optimizer(batch.program)
         return batch
 
-    def _set_optimizer(self, program: Program) -> None:
+    def _set_optimizer(self, program: Program, accumulate: int | None = None) -> None:
         """Tell a program the optimizer's numbers, for updates whose rates it is not told."""
         program.set_optimizer(
             **self.optimizer.numbers() | {"lr": self.lr},
             scheduled=self.scheduler.momentum(self._time) if self.scheduler else None,
             clip=self.clip_grad_value or 0.0,
-            accumulate=self.accumulate,
+            accumulate=accumulate or self.accumulate,
             groups=self.optimizer.rates(),
         )
 
@@ -423,6 +424,7 @@ class Trainer(checks.Checked):
     def _run(self, loop: Loop, epochs: int, bar: ProgressBar | None) -> None:
         """Run the loop, between what callbacks do before and after."""
         begun: list[Callback] = []
+        self._loop = loop
         with ExitStack() as ends:  # all of them, whichever fails
             try:
                 for callback in loop.callbacks:
@@ -431,6 +433,7 @@ class Trainer(checks.Checked):
                     callback.on_train_begin()
                 loop.run(epochs, bar)
             finally:
+                ends.callback(setattr, self, "_loop", None)
                 if bar is not None:
                     ends.callback(bar.close)
                 for callback in reversed(begun):
@@ -635,7 +638,13 @@ class Trainer(checks.Checked):
         state = self._state()
         kept = {name: getattr(state, name) for name in ("step", "tick", "average_from")}
         tensors = state_tensors(self.model, state)
-        own = {"_programs": {}, "_busy": False, "callbacks": (), "_kept": (kept, tensors)}
+        own = {
+            "_programs": {},
+            "_busy": False,
+            "_loop": None,
+            "callbacks": (),
+            "_kept": (kept, tensors),
+        }
         return {**self.__dict__, **own}
 
     def __setstate__(self, stored: dict[str, Any]) -> None:

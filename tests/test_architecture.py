@@ -17,7 +17,8 @@ SOURCE = Path(__file__).parents[1] / "minidl"
 ORDER = [
     {"kernels", "cgroups"},
     {"memory", "errors", "extras", "parallel", "changes", "ending"},
-    {"checks", "parameters", "summary", "metrics.convert"},
+    {"checks", "parameters", "tables", "metrics.convert"},
+    {"summary", "figures", "health"},
     {"files", "history"},
     {"initializers"},
     {"metrics.named"},
@@ -44,6 +45,7 @@ ORDER = [
     {"lowering.plan"},
     {"lowering.programs"},
     {"lowering"},
+    {"observation", "jacobians"},
     {"prediction", "evaluation"},
     {"recalibration", "losses.base"},
     {"losses.classification", "losses.function", "losses.regression"},
@@ -61,9 +63,11 @@ ORDER = [
     {"callbacks.csv_logger", "callbacks.early_stopping", "callbacks.learning_rate_monitor",
      "callbacks.model_checkpoint", "callbacks.progress_bar", "callbacks.tensorboard",
      "callbacks.terminate_on_nan", "callbacks.time_limit"},
+    {"callbacks.gradient_monitor"},
     {"callbacks"},
-    {"plotting", "loop"},
+    {"plotting", "plotting_health", "loop"},
     {"trainer"},
+    {"diagnosis"},
     {"sklearn.network", "sklearn.objectives", "sklearn.parameters", "sklearn.threads"},
     {"sklearn.solvers"},
     {"sklearn.lbfgs", "sklearn.stopping"},
@@ -197,7 +201,8 @@ def test_only_threads_speaks_to_openmp():
 LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pandas", "matplotlib",
         "scipy", "joblib", "onnx", "onnxruntime", "tensorboard", "csv", "difflib", "minidl.cli",
         "minidl.sklearn", "minidl.numpy_baseline", "minidl.plotting", "minidl.summary",
-        "minidl.convert", "minidl.export", "minidl.fuse"]  # fmt: skip
+        "minidl.convert", "minidl.export", "minidl.fuse", "minidl.tables", "minidl.figures",
+        "minidl.health", "minidl.observation", "minidl.diagnosis", "minidl.jacobians"]  # fmt: skip
 
 
 def test_import_brings_in_little():

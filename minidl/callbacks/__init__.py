@@ -3,6 +3,7 @@
 from minidl.callbacks.base import Callback, as_callbacks
 from minidl.callbacks.csv_logger import CSVLogger
 from minidl.callbacks.early_stopping import EarlyStopping
+from minidl.callbacks.gradient_monitor import GradientMonitor
 from minidl.callbacks.learning_rate_monitor import LearningRateMonitor
 from minidl.callbacks.model_checkpoint import ModelCheckpoint
 from minidl.callbacks.progress_bar import ProgressBar
@@ -11,6 +12,6 @@ from minidl.callbacks.terminate_on_nan import TerminateOnNaN
 from minidl.callbacks.time_limit import TimeLimit
 
 __all__ = [
-    "CSVLogger", "Callback", "EarlyStopping", "LearningRateMonitor", "ModelCheckpoint",
-    "ProgressBar", "TensorBoard", "TerminateOnNaN", "TimeLimit", "as_callbacks",
+    "CSVLogger", "Callback", "EarlyStopping", "GradientMonitor", "LearningRateMonitor",
+    "ModelCheckpoint", "ProgressBar", "TensorBoard", "TerminateOnNaN", "TimeLimit", "as_callbacks",
 ]  # fmt: skip

@@ -82,6 +82,10 @@ class TensorBoard(Callback):
         while self._runs:
             self._runs.popitem()[1].close()
 
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Write numbers of a step, by name, to the run ``train``; for other callbacks."""
+        self._scalars("train", step, values)
+
     def _scalars(self, run: str, step: int, values: dict[str, float]) -> None:
         self._write(run, step, [{"tag": k, "simple_value": v} for k, v in values.items()])
 

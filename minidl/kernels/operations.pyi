@@ -5,4 +5,6 @@ MAX_GROUPS: int
 MAX_SOURCES: int
 REPLICA_ROWS: int
 SUMS: int
+LOOK_SUMS: int
+MOVE_SUMS: int
 VECTOR: int

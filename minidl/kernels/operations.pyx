@@ -27,6 +27,7 @@ from minidl.kernels.simd cimport (
     TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat_f32v, splat_f64v, vec,
 )
 from minidl.kernels.softmax cimport softmax_backward, softmax_forward
+from minidl.kernels.statistics cimport LOOKED, MOVED, block_sums, change_sums
 from minidl.kernels.threads cimport MAX_BLOCKS, Team, block_count, share, wait
 
 # The numbers of the operations, for the lowering.
@@ -42,12 +43,15 @@ KINDS = {
     "LAYERNORM": LAYERNORM, "LAYERNORM_BACKWARD": LAYERNORM_BACKWARD, "SOFTMAX": SOFTMAX,
     "SOFTMAX_BACKWARD": SOFTMAX_BACKWARD, "PRELU": PRELU, "PRELU_BACKWARD": PRELU_BACKWARD,
     "BLOCK_SUMS": BLOCK_SUMS, "EMBEDDING": EMBEDDING, "EMBEDDING_GRADIENT": EMBEDDING_GRADIENT,
+    "LOOK": LOOK, "MOVE": MOVE,
 }
 BLOCKS = MAX_BLOCKS
 VECTOR = VECTOR_BYTES
 BLOCK_ROWS = STATISTICS
 REPLICA_ROWS = REPLICA
 SUMS = LOSS_SUMS
+LOOK_SUMS = LOOKED
+MOVE_SUMS = MOVED
 MAX_GROUPS = GROUPS
 MAX_SOURCES = SOURCES
 
@@ -356,6 +360,21 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
         high = share(o.n[2] * o.n[5], team.size, team.rank + 1)
         embedding_gradient(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2], f.rows, low, high,
                            o.n[0], o.n[1], o.n[2], o.n[3], o.n[4], o.n[5], not f.fresh)
+    elif o.kind == LOOK:
+        blocks = block_count(f.rows)
+        for b in range(share(blocks, team.size, team.rank),
+                       share(blocks, team.size, team.rank + 1)):
+            block_sums(<double*>o.p[0] + LOOKED * b,
+                       <vec*>o.p[2] + b * o.n[1] if o.p[2] != NULL else <vec*>NULL,
+                       <const vec*>o.p[1], share(f.rows, blocks, b), share(f.rows, blocks, b + 1),
+                       o.n[0], o.n[1], o.a, o.b)
+    elif o.kind == MOVE:
+        for b in range(share(MAX_BLOCKS, team.size, team.rank),
+                       share(MAX_BLOCKS, team.size, team.rank + 1)):
+            low = share(o.n[0], MAX_BLOCKS, b)
+            change_sums(<double*>o.p[0] + MOVED * b, <const vec*>o.p[1] + low,
+                        <const vec*>o.p[2] + low, <const vec*>o.p[3] + low,
+                        share(o.n[0], MAX_BLOCKS, b + 1) - low)
     return 0
 
 

@@ -600,6 +600,20 @@ cdef class Program:
         set_rates(&self.state, &self.frame)
         return self.execute_frame(low, high)
 
+    def visit(self, Py_ssize_t batch, Py_ssize_t step, Py_ssize_t tick):
+        """Execute the operations before `update_from` once, on a batch of the data; -1: the last.
+
+        Rows are in the order that stands there; nothing is saved, shuffled or counted. Returns 0,
+        or the status with which an operation ended it.
+        """
+        cdef Team alone
+        alone.rank = 0
+        alone.size = 1
+        if batch < 0:
+            batch += batch_count(&self.state)
+        set_frame(&self.state, &self.frame, batch, step, tick, &alone)
+        return self.execute_frame(0, self.state.update_from)
+
     cdef int execute_frame(self, Py_ssize_t low, Py_ssize_t high) except -1:
         """Execute operations low to high - 1 on the batch of the frame."""
         cdef Call call

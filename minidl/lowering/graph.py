@@ -32,6 +32,12 @@ class Node:
         """The input, or the first of several."""
         return self.inputs[0]
 
+    @property
+    def has_weights(self) -> bool:
+        """True if its layer has a matrix that is trained; or, in Python, anything that is."""
+        trained = [p for p in self.layer._parameters.values() if p.trainable]
+        return any(len(p.shape) == 2 or self.kind == "python" for p in trained)
+
 
 class Graph:
     """Nodes in order of execution; layers add theirs in `Layer.lower`.
@@ -93,6 +99,14 @@ class Graph:
             x = x.producer.x
             first += x.first
         return first
+
+    def depths(self) -> dict[Value, int]:
+        """Layers with weights on the longest way from the input to what each node gives."""
+        depths: dict[Value, int] = {}
+        for node in self.nodes:
+            before = max(depths.get(x, 0) for x in node.inputs)
+            depths[node.y] = before + node.has_weights
+        return depths
 
     def trains(self, layer: Layer) -> bool:
         """True if a layer is lowered for training."""

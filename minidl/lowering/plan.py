@@ -68,15 +68,20 @@ class Updates(NamedTuple):
     clip_norm: float = 0.0  # greatest norm of the whole gradient; 0: any
     accumulate: int = 1  # batches whose gradients make an update
     ema_decay: float = 0.0  # of the average in `state.average`, if there is one
+    whole: bool = False  # somebody looks at whole gradients
 
     @property
     def fused(self) -> bool:
         """True if a tile of the weight gradient can be used up at once."""
-        return self.clip_norm == 0 and self.accumulate == 1
+        return self.clip_norm == 0 and self.accumulate == 1 and not self.whole
 
 
 class Plan:
-    """Operations and buffers for one use of a model."""
+    """Operations and buffers for one use of a model.
+
+    `observed`: every value and every gradient of one is there to be looked at when all operations
+    have run. Nothing is fused, and no buffer is written twice; the numbers are the same.
+    """
 
     def __init__(
         self,
@@ -89,7 +94,9 @@ class Plan:
         training: bool | None = None,
         split_input: bool = False,
         input_gradient: bool = False,
+        observed: bool = False,
     ) -> None:
+        self.observed = observed
         self.graph = graph = Graph(model, in_features, training, split_input)
         self.store: Store = model.store()
         self.names = {id(layer): name for name, layer in model.tree()}
@@ -116,7 +123,9 @@ class Plan:
         self.target: Buffer | None = None
         self.weight: Buffer | None = None
         self.pack_depth = 1
-        self.fused = self._fused()  # Linear or BatchNorm: the activation inside it
+        self.fused = (
+            {} if observed else self._fused()
+        )  # Linear or BatchNorm: the activation inside it
         self.needed = self._needed(input_gradient)
 
     def _values(self) -> Iterator[Value]:
@@ -279,7 +288,8 @@ class Plan:
 
     def writable(self, gradient: Buffer) -> Buffer:
         """Where a new value of a gradient may go: its own place, if nothing else reads it."""
-        return self.matrix(gradient.columns) if gradient in self.shared else gradient
+        own = self.observed or gradient in self.shared
+        return self.matrix(gradient.columns) if own else gradient
 
     def give(self, x: Value, gradient: Buffer) -> None:
         """Add to the gradient of a value what one of its readers has for it."""

@@ -102,7 +102,9 @@ def linear_backward(plan: Plan, node: Node) -> None:
 def _activation_before(plan: Plan, x: Value) -> Layer | None:
     """The activation that gives x, if its derivative can be applied to the gradient of x."""
     producer = x.producer
-    if producer is None or producer.kind != "activation" or not plan.is_last_reader(x):
+    if plan.observed or producer is None or producer.kind != "activation":
+        return None
+    if not plan.is_last_reader(x):
         return None
     source = producer.x.producer
     inside_batchnorm = source is not None and source.kind == "batchnorm" and source in plan.fused

@@ -1,0 +1,10 @@
+from minidl.kernels.simd cimport vec
+
+cdef enum:
+    LOOKED = 4      # sums of a matrix
+    MOVED = 3       # sums of a parameter
+
+cdef void block_sums(double* sums, vec* largest, const vec* x, Py_ssize_t first, Py_ssize_t last,
+                     Py_ssize_t columns, Py_ssize_t ld, double low, double high) noexcept nogil
+cdef void change_sums(double* sums, const vec* before, const vec* after, const vec* gradient,
+                      Py_ssize_t n) noexcept nogil

@@ -1,0 +1,375 @@
+"""A network at work, looked at: sums over every value, every gradient and every update.
+
+The network is a copy, so that the model itself is not touched: its program does what a training
+step does, with every value and gradient in a buffer of its own (`Plan`, `observed`), and then adds
+up what stands in them (`kernels/statistics.pyx`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from copy import copy, deepcopy
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from minidl.health import NAN, LayerHealth, Thresholds
+from minidl.kernels.operations import BLOCKS, LOOK_SUMS, MOVE_SUMS, VECTOR
+from minidl.layers import LeakyReLU, ReLU, Sigmoid, Tanh
+from minidl.layers.base import Layer
+from minidl.lowering import Buffer, Node, Plan, Updates, Value
+from minidl.memory import Array, address, allocate
+
+if TYPE_CHECKING:
+    from minidl.losses import Loss
+    from minidl.optimizers import Optimizer, OptimizerState
+    from minidl.parameters import Parameter
+
+# tanh and sigmoid are flat where their derivative is less than this share of its greatest value.
+FLAT = 0.05
+
+
+class Look(NamedTuple):
+    """What was summed up over some rows.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n, 4)
+        Of each value and gradient: sum, sum of squares, zeros, elements where it is flat. Gradients
+        are those of the mean loss of all rows.
+    moves : ndarray of shape (parameters, 3)
+        Of each parameter: sums of squares of itself, of its update, and of its gradient.
+    active : list of ndarray of shape (columns,), bool
+        Units of each ReLU that gave something else than 0.
+    rows : int
+    loss : float
+    """
+
+    values: Array
+    moves: Array
+    active: list[Array]
+    rows: int
+    loss: float
+
+
+class Spot(NamedTuple):
+    """A layer, and where in a `Look` it stands."""
+
+    name: str
+    type: str
+    columns: int
+    depth: int
+    weighted: bool
+    value: int
+    given: int | None  # what an activation is given
+    gradient: int | None
+    flat: bool  # the activation has flat parts
+    units: int | None  # of ReLU
+    parameters: list[int]
+    updated: list[int]  # parameters whose update counts
+
+
+class Observer:
+    """The copy of a model, and the program that looks at it.
+
+    Parameters
+    ----------
+    model : Layer
+        The parameters are copied now, and again by `take`.
+    columns, rows : int
+        Of the input, and the most of a batch.
+    loss : Loss
+        In the form that suits the data.
+    optimizer : Optimizer
+    clip_norm : float
+        The greatest norm of the gradient that an update is made of; 0: any.
+    training : bool
+        The mode of all layers.
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        columns: int,
+        rows: int,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        clip_norm: float = 0.0,
+        training: bool = True,
+    ) -> None:
+        self.live, self.model = model.store(), deepcopy(model)
+        self.model.train(training)
+        self.rows = rows
+        self.store = self.model.store()
+        self.state = copy(optimizer).state_for(self.model)
+        self.before = self.store.zeros()
+        self.places = _places(model, self.model)
+        self.plan = plan = Plan(
+            self.model,
+            columns,
+            rows,
+            self.model.dtype,
+            updates=Updates(self.state, optimizer.group_of, clip_norm, whole=True),
+            training=training,
+            split_input=True,
+            observed=True,
+        )
+        plan.batch(loss)
+        output = plan.forward()
+        plan.backward(plan.loss(loss, output))
+        self._looked: list[tuple[Buffer, float, float, Array | None]] = []
+        self.largest: list[Array] = []
+        self.parameters = [p for _, p in self.model.named_parameters() if p.trainable]
+        self.spots = self._spots()
+        self.sums = _doubles(len(self._looked), BLOCKS, LOOK_SUMS)
+        self.moved = _doubles(len(self.parameters), BLOCKS, MOVE_SUMS)
+        self._emit()
+        plan.keep += [self.sums, self.moved, self.before, self.largest]
+        self.program = plan.build()
+        self.end = len(plan.operations)
+
+    def _emit(self) -> None:
+        """The operations that look; then the loss, which may end the pass; then the update."""
+        plan = self.plan
+        for sums, (buffer, low, high, largest) in zip(self.sums, self._looked, strict=True):
+            sizes = [buffer.columns, plan.ld(buffer.columns)]
+            plan.emit("LOOK", [address(sums), buffer, address(largest)], sizes, a=low, b=high)
+        plan.emit("LOSS_TOTAL", [plan.partial], [])
+        plan.update()
+        plan.barrier()
+        itemsize = self.store.dtype.itemsize
+        for sums, parameter in zip(self.moved, self.parameters, strict=True):
+            vectors = (self.before, self.store.values, self.store.gradients)
+            count = parameter.length(itemsize) * itemsize // VECTOR
+            plan.emit("MOVE", [address(sums), *map(parameter.at, vectors)], [count])
+
+    # What is looked at.
+
+    def _spots(self) -> list[Spot]:
+        """All layers that do something, in the order of execution."""
+        plan, names = self.plan, _names(self.model)
+        depths, indices = plan.graph.depths(), {}
+        spots = []
+        for node in plan.graph.nodes:
+            if node.kind == "columns":
+                continue
+            kind = type(node.layer)
+            low, high = _flat_parts(node.layer)
+            units = len(self.largest) if _can_die(node.layer) else None
+            indices[node.y] = self._look(plan.data[node.y], low, high, units is not None)
+            own = [p for p in node.layer._parameters.values() if p.trainable]
+            matrices = [p for p in own if len(p.shape) == 2]
+            spots.append(
+                Spot(
+                    _next(names[id(node.layer)]),
+                    kind.__name__,
+                    node.y.columns,
+                    depths[node.y],
+                    node.has_weights,
+                    indices[node.y],
+                    self._given(node, indices),
+                    self._look(plan.gradients[node.y]) if node.y in plan.gradients else None,
+                    low > -math.inf,
+                    units,
+                    self._numbers(own),
+                    self._numbers(matrices or own),
+                )
+            )
+        return spots
+
+    def _look(
+        self, buffer: Buffer, low: float = -math.inf, high: float = math.inf, units: bool = False
+    ) -> int:
+        """Look at a buffer; where its sums will stand."""
+        largest = None
+        if units:
+            largest = allocate(BLOCKS * buffer.pitch).view(self.plan.dtype).reshape(BLOCKS, -1)
+            self.largest.append(largest)
+        self._looked.append((buffer, low, high, largest))
+        return len(self._looked) - 1
+
+    def _given(self, node: Node, indices: dict[Value, int]) -> int | None:
+        """Where the sums of what an activation is given stand; None if it is no activation."""
+        if node.kind != "activation":
+            return None
+        if node.x not in indices:
+            indices[node.x] = self._look(self.plan.data[node.x])
+        return indices[node.x]
+
+    def _numbers(self, parameters: Sequence[Parameter]) -> list[int]:
+        """The places of a layer's parameters among all."""
+        order = {id(p): i for i, p in enumerate(self.parameters)}
+        return [order[id(p)] for p in parameters]
+
+    # Looking.
+
+    def take(self, state: OptimizerState) -> None:
+        """Copy the values of the model's parameters, and what the optimizer keeps for them."""
+        live, own = self.live.values, self.store.values
+        for there, here, trained in self.places:
+            own[here] = live[there]
+            if trained:
+                self.state.moments[:, here] = state.moments[:, there]
+        self.state.step = state.step
+
+    def begin(self) -> None:
+        """Forget all sums."""
+        self.sums.fill(0.0)
+        self.moved.fill(NAN)
+        for largest in self.largest:
+            largest.fill(0.0)
+
+    def update(self, step: int) -> None:
+        """Make the update that follows so many others, and look at it."""
+        self.before[: self.store.trainable] = self.store.values[: self.store.trainable]
+        self.program.execute(self.plan.update_from or 0, self.end, 1, step)
+
+    def active(self) -> list[Array]:
+        """Units of each ReLU that gave something else than 0 since `begin`."""
+        columns = [spot.columns for spot in self.spots if spot.units is not None]
+        return [
+            largest.max(axis=0)[:k] > 0 for largest, k in zip(self.largest, columns, strict=True)
+        ]
+
+    def look(self, rows: int, loss: float) -> Look:
+        """What has been summed up since `begin`."""
+        return Look(self.sums.sum(axis=1), self.moved.sum(axis=1), self.active(), rows, loss)
+
+    @property
+    def gradients(self) -> list[int]:
+        """Places of sums over gradients."""
+        return [spot.gradient for spot in self.spots if spot.gradient is not None]
+
+
+def layers_of(spots: Sequence[Spot], look: Look) -> list[LayerHealth]:
+    """What was measured of each layer."""
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        return [_layer(spot, look) for spot in spots]
+
+
+def _layer(spot: Spot, look: Look) -> LayerHealth:
+    mean, std, zeros = _moments(look, spot.value, spot.columns)
+    given = (NAN,) * 3 if spot.given is None else _moments(look, spot.given, spot.columns)
+    flat = look.values[spot.value, 3] / (look.rows * spot.columns) if spot.flat else NAN
+    dead = NAN if spot.units is None else 1 - look.active[spot.units].mean()
+    gradient = NAN
+    if spot.gradient is not None:
+        gradient = np.sqrt(look.rows * look.values[spot.gradient, 1])
+    own, _, by_gradient = (np.sqrt(look.moves[spot.parameters, k].sum()) for k in range(3))
+    weights, update = (np.sqrt(look.moves[spot.updated, k].sum()) for k in range(2))
+    measured = (mean, std, zeros, *given, flat, dead, gradient)
+    of_parameters = (own, by_gradient, update / weights) if spot.parameters else (NAN,) * 3
+    return LayerHealth(
+        spot.name, spot.type, spot.columns, spot.depth, spot.weighted,
+        *map(float, (*measured, *of_parameters)),
+    )  # fmt: skip
+
+
+def _moments(look: Look, index: int, columns: int) -> tuple[float, float, float]:
+    """Mean, standard deviation and share of zeros; all NaN where a value is not finite."""
+    total, squares, zeros, _ = look.values[index] / (look.rows * columns)
+    if not np.isfinite(squares):
+        return NAN, NAN, NAN
+    return total, np.sqrt(max(squares - total * total, 0.0)), zeros
+
+
+def _flat_parts(layer: Layer) -> tuple[float, float]:
+    """Outputs below and above which an activation is flat; the bounds are infinite for others."""
+    edge = math.sqrt(1 - FLAT)
+    if isinstance(layer, Tanh):  # y' = 1 - y^2
+        return -edge, edge
+    if isinstance(layer, Sigmoid):  # y' = y (1 - y)
+        return (1 - edge) / 2, (1 + edge) / 2
+    return -math.inf, math.inf
+
+
+def _can_die(layer: Layer) -> bool:
+    """True for activations whose output and gradient are 0 for half of all numbers."""
+    return isinstance(layer, ReLU) or (isinstance(layer, LeakyReLU) and not layer.negative_slope)
+
+
+def _names(model: Layer) -> dict[int, list[str]]:
+    """The names of each layer, which may stand in several places."""
+    names: dict[int, list[str]] = {}
+    for name, layer in model.tree():
+        names.setdefault(id(layer), []).append(name)
+    return names
+
+
+def _next(names: list[str]) -> str:
+    """The name of the place that comes next; the last is for all that follow."""
+    return names.pop(0) if len(names) > 1 else names[0]
+
+
+def _places(source: Layer, own: Layer) -> list[tuple[slice, slice, bool]]:
+    """Where parameters stand in the flat vectors of a model and of its copy, and if any is trained.
+
+    As few slices as possible: two, where all is in the same order.
+    """
+    itemsize = own.store().dtype.itemsize
+    pairs = zip(source.named_parameters(), own.named_parameters(), strict=True)
+    found = sorted(
+        (_offset(b), _offset(a), b.length(itemsize), b.trainable) for (_, a), (_, b) in pairs
+    )
+    places: list[tuple[slice, slice, bool]] = []
+    for here, there, length, trained in found:
+        first, start = there, here
+        if places and (places[-1][0].stop, places[-1][1].stop, places[-1][2]) == (
+            there,
+            here,
+            trained,
+        ):
+            first, start = places[-1][0].start, places.pop()[1].start
+        places.append((slice(first, there + length), slice(start, here + length), trained))
+    return places
+
+
+def _offset(parameter: Parameter) -> int:
+    """Where a parameter begins in the vector that it lies in."""
+    return parameter.store.offsets[id(parameter)]
+
+
+def _doubles(*shape: int) -> Array:
+    """Zeros that begin at a cache line."""
+    return allocate(8 * math.prod(shape)).view(np.float64).reshape(shape)
+
+
+class Suspects:
+    """Which findings a look may hold, without going through its layers: none that it holds misses.
+
+    A few operations on small arrays, since `GradientMonitor` asks at every look.
+    """
+
+    def __init__(self, spots: Sequence[Spot], thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        weighted = [s for s in spots if s.weighted and s.gradient is not None]
+        depths = sorted({s.depth for s in weighted})
+        first, last = depths[:1], depths[1:][-1:]
+        self.first, self.last = (
+            [s.gradient for s in weighted if [s.depth] == at] for at in (first, last)
+        )
+        flat = [s for s in spots if s.flat]
+        self.flat = np.array([s.value for s in flat], np.intp)
+        self.most_flat = thresholds.saturated * np.array([s.columns for s in flat], np.float64)
+        self.updated = np.array([i for s in spots if s.weighted for i in s.updated], np.intp)
+        self.most_squared = thresholds.large_update**2
+
+    def kinds(self, look: Look) -> set[str]:
+        """Kinds of findings."""
+        kinds, values = set(), look.values
+        if self.last:
+            first, last = (max(values[i, 1] for i in at) for at in (self.first, self.last))
+            if first < self.thresholds.vanishing**2 * last:
+                kinds.add("vanishing")
+            elif first > self.thresholds.exploding**2 * last:
+                kinds.add("exploding")
+        if len(self.flat) and (values[self.flat, 3] >= self.most_flat * look.rows).any():
+            kinds.add("saturated")
+        moves = look.moves[self.updated]
+        if (moves[:, 1] >= self.most_squared * moves[:, 0]).any():
+            kinds.add("large update")
+        if any(1 - active.mean() >= self.thresholds.dead for active in look.active):
+            kinds.add("dead")
+        return kinds
