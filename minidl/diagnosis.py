@@ -119,7 +119,7 @@ class _Totals:
         self.key: tuple[Any, ...] | None = None
         self.values: Any = 0.0
         self.gradient: Any = 0.0
-        self.active: list[Array] = []
+        self.active: Any = False
         self.loss = self.weight = 0.0
         self.rows = self.batches = 0
 
@@ -145,13 +145,12 @@ class _Totals:
         for batch in range(batches):
             finite &= not program.visit(batch, 0, self.batches + batch)
         loss, weight = program.sums[0] - loss, program.sums[2] - weight
-        values = observer.sums.sum(axis=1)
+        values = observer.values()
         values[observer.gradients] *= weight**2
         self.values = self.values + values
         own = observer.store.gradients.astype(np.float64) if finite else NAN
         self.gradient = self.gradient + own * weight
-        active = observer.active()
-        self.active = [a | b for a, b in zip(self.active or active, active, strict=True)]
+        self.active = self.active | observer.active()
         self.loss += loss
         self.weight += weight
         self.rows += rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy, deepcopy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 # tanh and sigmoid are flat where their derivative is less than this share of its greatest value.
 FLAT = 0.05
+FEW = 64  # vectors of a parameter that are summed up in one go
 
 
 class Look(NamedTuple):
@@ -40,17 +41,27 @@ class Look(NamedTuple):
         are those of the mean loss of all rows.
     moves : ndarray of shape (parameters, 3)
         Of each parameter: sums of squares of itself, of its update, and of its gradient.
-    active : list of ndarray of shape (columns,), bool
-        Units of each ReLU that gave something else than 0.
+    active : ndarray of shape (units,), bool
+        Units of all ReLUs, side by side, that gave something else than 0.
     rows : int
     loss : float
     """
 
     values: Array
     moves: Array
-    active: list[Array]
+    active: Array
     rows: int
     loss: float
+
+
+class _Looked(NamedTuple):
+    """A buffer that is looked at, and what is counted."""
+
+    buffer: Buffer
+    low: float  # elements below it are counted
+    high: float  # and above it
+    counts: bool
+    units: int | None  # where the largest of each column go, in vectors
 
 
 class Spot(NamedTuple):
@@ -65,7 +76,7 @@ class Spot(NamedTuple):
     given: int | None  # what an activation is given
     gradient: int | None
     flat: bool  # the activation has flat parts
-    units: int | None  # of ReLU
+    units: slice | None  # of ReLU, among all units
     parameters: list[int]
     updated: list[int]  # parameters whose update counts
 
@@ -119,12 +130,17 @@ class Observer:
         plan.batch(loss)
         output = plan.forward()
         plan.backward(plan.loss(loss, output))
-        self._looked: list[tuple[Buffer, float, float, Array | None]] = []
-        self.largest: list[Array] = []
+        self._looked: list[_Looked] = []
+        self._unit_vectors = 0
+        self._units: list[int] = []
         self.parameters = [p for _, p in self.model.named_parameters() if p.trainable]
         self.spots = self._spots()
-        self.sums = _doubles(len(self._looked), BLOCKS, LOOK_SUMS)
-        self.moved = _doubles(len(self.parameters), BLOCKS, MOVE_SUMS)
+        self.sums = _zeros(np.float64, BLOCKS, len(self._looked), LOOK_SUMS)
+        self.moved = _zeros(np.float64, BLOCKS, len(self.parameters), MOVE_SUMS)
+        lanes = VECTOR // plan.dtype.itemsize
+        self.largest = _zeros(plan.dtype, BLOCKS, self._unit_vectors * lanes)
+        self.units = np.array(self._units, np.intp)
+        self._updated = False
         self._emit()
         plan.keep += [self.sums, self.moved, self.before, self.largest]
         self.program = plan.build()
@@ -133,17 +149,28 @@ class Observer:
     def _emit(self) -> None:
         """The operations that look; then the loss, which may end the pass; then the update."""
         plan = self.plan
-        for sums, (buffer, low, high, largest) in zip(self.sums, self._looked, strict=True):
-            sizes = [buffer.columns, plan.ld(buffer.columns)]
-            plan.emit("LOOK", [address(sums), buffer, address(largest)], sizes, a=low, b=high)
+        for i, looked in enumerate(self._looked):
+            buffer = looked.buffer
+            largest = 0
+            if looked.units is not None:
+                largest = address(self.largest) + looked.units * VECTOR
+            plan.emit(
+                "LOOK",
+                [address(self.sums[0, i]), buffer, largest],
+                [buffer.columns, plan.ld(buffer.columns), self.sums[0].size, self._unit_vectors,
+                 int(looked.counts)],
+                a=looked.low, b=looked.high,
+            )  # fmt: skip
         plan.emit("LOSS_TOTAL", [plan.partial], [])
         plan.update()
         plan.barrier()
         itemsize = self.store.dtype.itemsize
-        for sums, parameter in zip(self.moved, self.parameters, strict=True):
+        for i, parameter in enumerate(self.parameters):
             vectors = (self.before, self.store.values, self.store.gradients)
             count = parameter.length(itemsize) * itemsize // VECTOR
-            plan.emit("MOVE", [address(sums), *map(parameter.at, vectors)], [count])
+            blocks = min(max(count // FEW, 1), BLOCKS)
+            pointers = [address(self.moved[0, i]), *map(parameter.at, vectors)]
+            plan.emit("MOVE", pointers, [count, self.moved[0].size, blocks])
 
     # What is looked at.
 
@@ -157,8 +184,10 @@ class Observer:
                 continue
             kind = type(node.layer)
             low, high = _flat_parts(node.layer)
-            units = len(self.largest) if _can_die(node.layer) else None
-            indices[node.y] = self._look(plan.data[node.y], low, high, units is not None)
+            can_die = _can_die(node.layer)
+            indices[node.y] = self._look(plan.data[node.y], low, high, units=can_die)
+            units = len(self._units) - node.y.columns
+            gradient = plan.gradients.get(node.y)
             own = [p for p in node.layer._parameters.values() if p.trainable]
             matrices = [p for p in own if len(p.shape) == 2]
             spots.append(
@@ -170,9 +199,9 @@ class Observer:
                     node.has_weights,
                     indices[node.y],
                     self._given(node, indices),
-                    self._look(plan.gradients[node.y]) if node.y in plan.gradients else None,
+                    None if gradient is None else self._look(gradient, counts=False),
                     low > -math.inf,
-                    units,
+                    slice(units, len(self._units)) if can_die else None,
                     self._numbers(own),
                     self._numbers(matrices or own),
                 )
@@ -180,14 +209,21 @@ class Observer:
         return spots
 
     def _look(
-        self, buffer: Buffer, low: float = -math.inf, high: float = math.inf, units: bool = False
+        self,
+        buffer: Buffer,
+        low: float = -math.inf,
+        high: float = math.inf,
+        *,
+        counts: bool = True,
+        units: bool = False,
     ) -> int:
         """Look at a buffer; where its sums will stand."""
-        largest = None
+        first = self._unit_vectors if units else None
+        self._looked.append(_Looked(buffer, low, high, counts, first))
         if units:
-            largest = allocate(BLOCKS * buffer.pitch).view(self.plan.dtype).reshape(BLOCKS, -1)
-            self.largest.append(largest)
-        self._looked.append((buffer, low, high, largest))
+            place = self._unit_vectors * VECTOR // self.plan.dtype.itemsize
+            self._units += range(place, place + buffer.columns)
+            self._unit_vectors += self.plan.ld(buffer.columns)
         return len(self._looked) - 1
 
     def _given(self, node: Node, indices: dict[Value, int]) -> int | None:
@@ -217,25 +253,28 @@ class Observer:
     def begin(self) -> None:
         """Forget all sums."""
         self.sums.fill(0.0)
-        self.moved.fill(NAN)
-        for largest in self.largest:
-            largest.fill(0.0)
+        self.largest.fill(0.0)
+        self._updated = False
 
     def update(self, step: int) -> None:
         """Make the update that follows so many others, and look at it."""
         self.before[: self.store.trainable] = self.store.values[: self.store.trainable]
-        self.program.execute(self.plan.update_from or 0, self.end, 1, step)
+        self._updated = not self.program.execute(self.plan.update_from or 0, self.end, 1, step)
 
-    def active(self) -> list[Array]:
-        """Units of each ReLU that gave something else than 0 since `begin`."""
-        columns = [spot.columns for spot in self.spots if spot.units is not None]
-        return [
-            largest.max(axis=0)[:k] > 0 for largest, k in zip(self.largest, columns, strict=True)
-        ]
+    def active(self) -> Array:
+        """Units of all ReLUs that gave something else than 0 since `begin`."""
+        return np.maximum.reduce(self.largest)[self.units] > 0
+
+    def values(self) -> Array:
+        """What has been summed up of values and gradients since `begin`."""
+        return np.add.reduce(self.sums)
 
     def look(self, rows: int, loss: float) -> Look:
-        """What has been summed up since `begin`."""
-        return Look(self.sums.sum(axis=1), self.moved.sum(axis=1), self.active(), rows, loss)
+        """All that has been summed up since `begin`; NaN of an update that was not made."""
+        moves = np.add.reduce(self.moved)
+        if not self._updated:
+            moves[...] = NAN
+        return Look(self.values(), moves, self.active(), rows, loss)
 
     @property
     def gradients(self) -> list[int]:
@@ -331,9 +370,10 @@ def _offset(parameter: Parameter) -> int:
     return parameter.store.offsets[id(parameter)]
 
 
-def _doubles(*shape: int) -> Array:
+def _zeros(dtype: Any, *shape: int) -> Array:
     """Zeros that begin at a cache line."""
-    return allocate(8 * math.prod(shape)).view(np.float64).reshape(shape)
+    dtype = np.dtype(dtype)
+    return allocate(dtype.itemsize * math.prod(shape)).view(dtype).reshape(shape)
 
 
 class Suspects:
@@ -350,26 +390,28 @@ class Suspects:
         self.first, self.last = (
             [s.gradient for s in weighted if [s.depth] == at] for at in (first, last)
         )
-        flat = [s for s in spots if s.flat]
-        self.flat = np.array([s.value for s in flat], np.intp)
-        self.most_flat = thresholds.saturated * np.array([s.columns for s in flat], np.float64)
-        self.updated = np.array([i for s in spots if s.weighted for i in s.updated], np.intp)
+        self.flat = [(s.value, thresholds.saturated * s.columns) for s in spots if s.flat]
+        self.updated = [i for s in spots if s.weighted for i in s.updated]
         self.most_squared = thresholds.large_update**2
+        self.units = [(s.units, s.columns) for s in spots if s.units is not None]
 
     def kinds(self, look: Look) -> set[str]:
         """Kinds of findings."""
-        kinds, values = set(), look.values
+        kinds, most = set(), self.thresholds
+        _, squares, _, flat = look.values.T.tolist()
+        own, moved, _ = look.moves.T.tolist()
         if self.last:
-            first, last = (max(values[i, 1] for i in at) for at in (self.first, self.last))
-            if first < self.thresholds.vanishing**2 * last:
+            first, last = (max(squares[i] for i in at) for at in (self.first, self.last))
+            if first < most.vanishing**2 * last:
                 kinds.add("vanishing")
-            elif first > self.thresholds.exploding**2 * last:
+            elif first > most.exploding**2 * last:
                 kinds.add("exploding")
-        if len(self.flat) and (values[self.flat, 3] >= self.most_flat * look.rows).any():
+        if any(flat[i] >= share * look.rows for i, share in self.flat):
             kinds.add("saturated")
-        moves = look.moves[self.updated]
-        if (moves[:, 1] >= self.most_squared * moves[:, 0]).any():
+        if any(moved[i] >= self.most_squared * own[i] for i in self.updated):
             kinds.add("large update")
-        if any(1 - active.mean() >= self.thresholds.dead for active in look.active):
-            kinds.add("dead")
+        if not look.active.all():
+            for units, columns in self.units:
+                if columns - np.count_nonzero(look.active[units]) >= most.dead * columns:
+                    kinds.add("dead")
         return kinds

@@ -96,7 +96,7 @@ class GradientMonitor(Callback):
     def _forget(self) -> None:
         self.steps: list[int] = []
         self._looks: list[tuple[list[Spot], Look]] = []
-        self._silent: list[Array] = []  # looks since each unit gave something
+        self._silent: Any = ()  # looks since each unit of ReLU gave something
         self._observer: Observer | None = None
         self._suspects: Any = None
         self._program: Any = None
@@ -153,14 +153,13 @@ class GradientMonitor(Callback):
             self._fed = loop.fed
         return self._observer
 
-    def _alive(self, look: Look) -> list[Array]:
-        """Units of each ReLU that gave something at one of the last looks."""
-        if [len(x) for x in self._silent] != [len(x) for x in look.active]:
-            self._silent = [0 * x for x in look.active]
-        for silent, active in zip(self._silent, look.active, strict=True):
-            silent += 1
-            silent[active] = 0
-        return [silent < WINDOW for silent in self._silent]
+    def _alive(self, look: Look) -> Array:
+        """Units of all ReLUs that gave something at one of the last looks."""
+        if len(self._silent) != len(look.active):
+            self._silent = 0 * look.active
+        self._silent += 1
+        self._silent[look.active] = 0
+        return self._silent < WINDOW
 
     def _tell(self, step: int, suspected: set[str]) -> None:
         """Warn of what is found for the first time; write to TensorBoard."""

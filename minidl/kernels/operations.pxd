@@ -48,8 +48,8 @@ cdef enum Kind:
     BLOCK_SUMS      # y partial                                    length first distance one
     EMBEDDING       # y x table             fields size categories ldx ldy ldt
     EMBEDDING_GRADIENT   # dtable dy x      fields size categories ldx ldy ldt
-    LOOK            # sums x largest                               columns ld   a low, b high
-    MOVE            # sums before after gradient                   count
+    LOOK            # sums x largest    columns ld distance largest_ld counts   a low, b high
+    MOVE            # sums before after gradient                   count distance blocks
 
 cdef enum:
     POINTERS = 8

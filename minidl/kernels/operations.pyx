@@ -364,17 +364,17 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
         blocks = block_count(f.rows)
         for b in range(share(blocks, team.size, team.rank),
                        share(blocks, team.size, team.rank + 1)):
-            block_sums(<double*>o.p[0] + LOOKED * b,
-                       <vec*>o.p[2] + b * o.n[1] if o.p[2] != NULL else <vec*>NULL,
+            block_sums(<double*>o.p[0] + o.n[2] * b,
+                       <vec*>o.p[2] + b * o.n[3] if o.p[2] != NULL else <vec*>NULL,
                        <const vec*>o.p[1], share(f.rows, blocks, b), share(f.rows, blocks, b + 1),
-                       o.n[0], o.n[1], o.a, o.b)
+                       o.n[0], o.n[1], o.a, o.b, o.n[4])
     elif o.kind == MOVE:
-        for b in range(share(MAX_BLOCKS, team.size, team.rank),
-                       share(MAX_BLOCKS, team.size, team.rank + 1)):
-            low = share(o.n[0], MAX_BLOCKS, b)
-            change_sums(<double*>o.p[0] + MOVED * b, <const vec*>o.p[1] + low,
+        for b in range(share(o.n[2], team.size, team.rank),
+                       share(o.n[2], team.size, team.rank + 1)):
+            low = share(o.n[0], o.n[2], b)
+            change_sums(<double*>o.p[0] + o.n[1] * b, <const vec*>o.p[1] + low,
                         <const vec*>o.p[2] + low, <const vec*>o.p[3] + low,
-                        share(o.n[0], MAX_BLOCKS, b + 1) - low)
+                        share(o.n[0], o.n[2], b + 1) - low)
     return 0
 
 

@@ -180,6 +180,13 @@ cdef extern from * nogil:
     V_PORTABLE(float, f32v, i32v, 23, 127)
     V_PORTABLE(double, f64v, i64v, 52, 1023)
 
+    /* as many elements of float32 as f64v has lanes */
+    V_INLINE f64v widen(const void *p) {
+      typedef float half __attribute__((vector_size(V_BYTES / 2)));
+      half a;
+      memcpy(&a, p, sizeof a);
+      return __builtin_convertvector(a, f64v); }
+
     /* ---- a square block of elements, transposed in registers: V_LANES rows of a vector each ----
        For h = n/2, ..., 1, rows i and i + h swap the lanes where they differ in bit h. */
     #if defined(__clang__) || __GNUC__ >= 12
@@ -262,6 +269,7 @@ cdef extern from * nogil:
     f64v power_f64v(f64v n, f64v magic) noexcept
     f32v split_f32v(f32v x, f32v* e) noexcept
     f64v split_f64v(f64v x, f64v* e) noexcept
+    f64v widen(const void* p) noexcept
     void transpose_f32v(f32v* to, Py_ssize_t ldto, const f32v* source, Py_ssize_t ldfrom,
                         Py_ssize_t rows, Py_ssize_t columns) noexcept
     void transpose_f64v(f64v* to, Py_ssize_t ldto, const f64v* source, Py_ssize_t ldfrom,

@@ -5,6 +5,7 @@ cdef enum:
     MOVED = 3       # sums of a parameter
 
 cdef void block_sums(double* sums, vec* largest, const vec* x, Py_ssize_t first, Py_ssize_t last,
-                     Py_ssize_t columns, Py_ssize_t ld, double low, double high) noexcept nogil
+                     Py_ssize_t columns, Py_ssize_t ld, double low, double high, bint counts
+                     ) noexcept nogil
 cdef void change_sums(double* sums, const vec* before, const vec* after, const vec* gradient,
                       Py_ssize_t n) noexcept nogil

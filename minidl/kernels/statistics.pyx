@@ -9,30 +9,42 @@ and of a parameter w, with its gradient g and what an update has made of it:
 
     sums = sum w^2, sum (w' - w)^2, sum g^2
 
-Sums are in double precision, each lane by itself and then the lanes in order: the squares of a
-gradient that vanishes are less than float32 can hold. They are kept per block. Those of a matrix are
-added to what is there, so that one batch may follow another.
+Sums are in double precision, each lane by itself and then the lanes in pairs: the squares of a
+gradient that vanishes are less than float32 can hold. They are kept per block; those of a matrix
+are added to what is there, so that one batch may follow another.
 Memory traffic: each element is read once.
 """
 
 from minidl.kernels.matmul cimport vectors
 from minidl.kernels.simd cimport (
-    f32v, if_gt, lanes, splat, sum_of_lanes, vabs, vec, vmax, within,
+    f32v, f64v, fma_f64v, if_gt, lanes, splat, splat_f64v, sum_f64v, sum_of_lanes, vabs, vec,
+    vmax, widen, within,
 )
 
+cdef enum:
+    COUNTED = 64        # rows whose elements are counted in the vector's own precision, exactly
 
-cdef inline void add_lanes(double* total, double* square, const vec* x, int count
-                           ) noexcept nogil:
-    """Each lane of a vector, and its square, to sums of their own."""
-    cdef double e
-    cdef int lane
-    for lane in range(count):
-        if vec is f32v:
-            e = <double>(<const float*>x)[lane]
-        else:
-            e = (<const double*>x)[lane]
-        total[lane] += e
-        square[lane] += e * e
+
+cdef inline void add_squares(f64v* total, f64v* square, const vec* x) noexcept nogil:
+    """The elements of a vector, and their squares, to sums in double precision."""
+    cdef f64v e
+    if vec is f32v:
+        e = widen(<const char*>x)
+        total[0] = total[0] + e
+        square[0] = fma_f64v(e, e, square[0])
+        e = widen(<const char*>x + sizeof(vec) // 2)
+    else:
+        e = x[0]
+    total[0] = total[0] + e
+    square[0] = fma_f64v(e, e, square[0])
+
+
+cdef inline void count(vec* zeros, vec* outside, vec v, vec low, vec high, vec one
+                       ) noexcept nogil:
+    """Elements that are 0 or beyond the bounds, by lanes; `one` is 0 in lanes that are padding."""
+    cdef vec zero = splat(v, 0.0)
+    zeros[0] = zeros[0] + if_gt(vabs(v), zero, zero, one)
+    outside[0] = outside[0] + if_gt(v, high, one, if_gt(low, v, one, zero))
 
 
 cdef void block_sums(
@@ -42,33 +54,36 @@ cdef void block_sums(
     Py_ssize_t first, Py_ssize_t last,      # rows of the block
     Py_ssize_t columns, Py_ssize_t ld,      # ld in vectors
     double low, double high,
+    bint counts,        # False: sums alone
 ) noexcept nogil:
-    cdef double total[16]
-    cdef double square[16]
-    cdef Py_ssize_t i, j, width = vectors(x[0], columns)
-    cdef int lane, count = <int>lanes(x[0])
+    cdef Py_ssize_t i, j, whole = columns // lanes(x[0]), width = vectors(x[0], columns)
+    cdef f64v total = splat_f64v(0.0), square = splat_f64v(0.0)
     cdef vec zero = splat(x[0], 0.0), one = splat(x[0], 1.0)
     cdef vec below = splat(x[0], low), above = splat(x[0], high)
-    cdef vec v, size, zeros, outside
-    for lane in range(16):
-        total[lane] = square[lane] = 0.0
+    cdef vec zeros = zero, outside = zero, v
+    cdef const vec* row
     for i in range(first, last):
-        zeros = outside = zero
-        for j in range(width):
-            v = x[i * ld + j]
-            size = vabs(v)
-            zeros = zeros + within(if_gt(size, zero, zero, one), j, columns)
-            outside = outside + within(if_gt(v, above, one, if_gt(below, v, one, zero)), j,
-                                       columns)
-            if largest != NULL:
-                largest[j] = vmax(size, largest[j])
-            v = within(v, j, columns)
-            add_lanes(total, square, &v, count)
-        sums[2] += sum_of_lanes(zeros)
-        sums[3] += sum_of_lanes(outside)
-    for lane in range(count):
-        sums[0] += total[lane]
-        sums[1] += square[lane]
+        row = x + i * ld
+        for j in range(whole):
+            add_squares(&total, &square, row + j)
+        if whole < width:
+            v = within(row[whole], whole, columns)
+            add_squares(&total, &square, &v)
+        if not counts:
+            continue
+        for j in range(whole):
+            count(&zeros, &outside, row[j], below, above, one)
+        if whole < width:
+            count(&zeros, &outside, row[whole], below, above, within(one, whole, columns))
+        if (i - first) % COUNTED == COUNTED - 1 or i == last - 1:
+            sums[2] += sum_of_lanes(zeros)
+            sums[3] += sum_of_lanes(outside)
+            zeros = outside = zero
+        if largest != NULL:
+            for j in range(width):
+                largest[j] = vmax(vabs(row[j]), largest[j])
+    sums[0] += sum_f64v(total)
+    sums[1] += sum_f64v(square)
 
 
 cdef void change_sums(
@@ -76,21 +91,14 @@ cdef void change_sums(
     const vec* before, const vec* after, const vec* gradient,   # IN (n,) in vectors
     Py_ssize_t n,
 ) noexcept nogil:
-    cdef double unused[16]
-    cdef double square[48]
+    cdef f64v unused = splat_f64v(0.0), own = unused, moved = unused, by_gradient = unused
     cdef Py_ssize_t i
-    cdef int lane, k, count = <int>lanes(before[0])
-    cdef vec moved
-    for lane in range(48):
-        square[lane] = 0.0
-    for lane in range(16):
-        unused[lane] = 0.0
+    cdef vec difference
     for i in range(n):
-        moved = after[i] - before[i]  # exact where they are near each other
-        add_lanes(unused, square, before + i, count)
-        add_lanes(unused, square + 16, &moved, count)
-        add_lanes(unused, square + 32, gradient + i, count)
-    for k in range(3):
-        sums[k] = 0.0
-        for lane in range(count):
-            sums[k] += square[16 * k + lane]
+        difference = after[i] - before[i]  # exact where they are near each other
+        add_squares(&unused, &own, before + i)
+        add_squares(&unused, &moved, &difference)
+        add_squares(&unused, &by_gradient, gradient + i)
+    sums[0] = sum_f64v(own)
+    sums[1] = sum_f64v(moved)
+    sums[2] = sum_f64v(by_gradient)
