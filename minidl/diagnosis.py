@@ -20,7 +20,6 @@ from minidl.trainer import Trainer
 if TYPE_CHECKING:
     from minidl.data.rows import Data
     from minidl.losses import Loss
-    from minidl.memory import Array
 
 
 def diagnose(

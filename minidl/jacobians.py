@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 LIMIT = 2**30  # bytes
 ROWS = 64  # that go through the network side by side
+ROUNDING = 1e-9  # of central differences, about
 
 
 def jacobian(model: Layer, x: Any, *, training: bool = False, memory_limit: int = LIMIT) -> Array:
@@ -117,7 +118,7 @@ def jacobian_spectrum(
     iterations : int, default 200
         The most steps of the power iteration.
     tol : float, default 1e-4
-        It stops when no row's estimate changes by more than this share.
+        It stops when each row's estimate is expected to gain no more than this share.
     seed : int, default 0
         Of its first vectors.
 
@@ -366,20 +367,26 @@ def _power(
 def _greatest(chain: Sequence[_Link], u: Array, iterations: int, tol: float) -> tuple[Array, Array]:
     """Logarithm of the greatest singular value of each row's product, and the vector on its left.
 
-    u -> J J^T u; each factor is scaled to length 1, so that nothing over- or underflows.
+    u -> J J^T u; each factor is scaled to length 1, so that nothing over- or underflows. Estimates
+    rise to the value, each step's gain a share q of the one before: what is yet to come is
+    q / (1 - q) times the last.
     """
     u, _ = _unit(u)
-    value = np.full((len(u), 1), -np.inf)
+    value = gain = np.full((len(u), 1), -np.inf)
     for _ in range(iterations):
-        before, v, value = value, u, np.zeros((len(u), 1))
+        before, gained, v, value = value, gain, u, np.zeros((len(u), 1))
         for link in reversed(chain):
             v, size = _unit(link.transposed(v))
             value = value + size
-        if _settled(value, before, tol):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gain = np.abs(value - before)
+            q = np.clip(np.nan_to_num(gain / gained, nan=0.0), 0, 1 - 1e-6)
+            settled = (gain < ROUNDING) | (gain * q / (1 - q) <= tol) & np.isfinite(gained)
+        if (settled | np.isneginf(value)).all():
             break
         w = v
         for link in chain:
-            w, size = _unit(link.times(w))
+            w, _ = _unit(link.times(w))
         u = np.where(np.isfinite(value), w, u)
     return value, u
 
@@ -392,13 +399,6 @@ def _unit(v: Array) -> tuple[Array, Array]:
     length = np.linalg.norm(v, axis=1, keepdims=True)
     with np.errstate(divide="ignore"):
         return v / np.where(length > 0, length, 1), np.log(length) + np.log(largest)
-
-
-def _settled(value: Array, before: Array, tol: float) -> bool:
-    """True if no estimate has moved by more than a share of itself."""
-    zero = np.isneginf(value) & np.isneginf(before)
-    with np.errstate(invalid="ignore"):
-        return bool((zero | (np.abs(value - before) <= tol)).all())
 
 
 # What comes of it.
@@ -562,7 +562,7 @@ def _layers(
         behind = max(depths[-1] - depths[i], 1)
         with np.errstate(over="ignore"):
             product = np.exp(logarithms)
-            rate = float(np.exp(np.median(logarithms[:, 0]) / behind))
+            rate = float(np.median(np.exp(logarithms[:, 0] / behind)))
         found.append(
             LayerSpectrum(
                 name, type(layer).__name__, (widths[i + 1], widths[i]), depths[i + 1], own,

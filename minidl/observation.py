@@ -263,11 +263,13 @@ class Observer:
 
     def active(self) -> Array:
         """Units of all ReLUs that gave something else than 0 since `begin`."""
-        return np.maximum.reduce(self.largest)[self.units] > 0
+        active: Array = np.maximum.reduce(self.largest)[self.units] > 0
+        return active
 
     def values(self) -> Array:
         """What has been summed up of values and gradients since `begin`."""
-        return np.add.reduce(self.sums)
+        values: Array = np.add.reduce(self.sums)
+        return values
 
     def look(self, rows: int, loss: float) -> Look:
         """All that has been summed up since `begin`; NaN of an update that was not made."""
@@ -373,7 +375,8 @@ def _offset(parameter: Parameter) -> int:
 def _zeros(dtype: Any, *shape: int) -> Array:
     """Zeros that begin at a cache line."""
     dtype = np.dtype(dtype)
-    return allocate(dtype.itemsize * math.prod(shape)).view(dtype).reshape(shape)
+    array: Array = allocate(dtype.itemsize * math.prod(shape)).view(dtype)
+    return array.reshape(shape)
 
 
 class Suspects:

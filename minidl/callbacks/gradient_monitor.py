@@ -25,8 +25,8 @@ class GradientMonitor(Callback):
 
     Each time so many steps are made, the last batch goes through a copy of the network once more,
     with its Dropout masks and the new weights, and all that `minidl.diagnose` reports is measured.
-    Training itself is not touched: it gives the same bits. A look takes about as long as two steps
-    and some 50 microseconds; see `benchmarks/monitor.py`.
+    Training itself is not touched: it gives the same bits. A look takes as long as a step and
+    some 40 microseconds: with `every=100` less than 3 % where a step takes 20 microseconds or more.
 
     A warning comes once of each kind: gradients vanish or explode from layer to layer, units of
     ReLU are dead, tanh or sigmoid saturate, updates are large. Beside a `TensorBoard` callback, it
@@ -159,7 +159,8 @@ class GradientMonitor(Callback):
             self._silent = 0 * look.active
         self._silent += 1
         self._silent[look.active] = 0
-        return self._silent < WINDOW
+        alive: Array = self._silent < WINDOW
+        return alive
 
     def _tell(self, step: int, suspected: set[str]) -> None:
         """Warn of what is found for the first time; write to TensorBoard."""
