@@ -36,7 +36,7 @@ def diagnose(
     exploding: float = 1e3,
     dead: float = 0.5,
     saturated: float = 0.5,
-    large_update: float = 0.1,
+    large_update: float = 0.3,
 ) -> HealthReport:
     """Look at a network on some data: activations, gradients, an update, and what is wrong.
 
@@ -66,7 +66,7 @@ def diagnose(
     saturated : float, default 0.5
         A finding if at least this share of a layer's output lies where tanh or sigmoid is flat:
         where its derivative is below a twentieth of its greatest.
-    large_update : float, default 0.1
+    large_update : float, default 0.3
         A finding if the update of a weight matrix has at least this norm, relative to the weights'.
 
     Returns

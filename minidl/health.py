@@ -34,7 +34,7 @@ class Thresholds(NamedTuple):
     exploding: float = 1e3
     dead: float = 0.5
     saturated: float = 0.5
-    large_update: float = 0.1
+    large_update: float = 0.3
 
     @classmethod
     def checked(cls, **given: Any) -> Thresholds:

@@ -536,15 +536,15 @@ def test_the_worst_layer_is_named_and_the_others_counted():
         health("3", "Tanh", weighted=False, saturated=0.75),
         health("5", "Tanh", weighted=False, saturated=0.6),
         health("7", "Tanh", weighted=False, saturated=0.49),
-        health("8", update_ratio=0.2),
+        health("8", update_ratio=0.4),
     ]
     saturated, update = findings(*layers)
     assert (saturated.kind, saturated.layer) == ("saturated", "3")
     assert saturated.text.startswith("75 % of what layer 3 (Tanh) gives lies where the activation")
     assert ", and 2 other layers likewise: try" in saturated.text
     assert (update.kind, update.layer) == ("large update", "8")
-    assert update.text.startswith("an update is 0.2 times the weights of layer 8 (Linear): try a")
-    assert [x.kind for x in findings(*layers, saturated=0.8, large_update=0.3)] == []
+    assert update.text.startswith("an update is 0.4 times the weights of layer 8 (Linear): try a")
+    assert [x.kind for x in findings(*layers, saturated=0.8, large_update=0.5)] == []
     assert findings(health(update_ratio=float("inf"))) == []  # weights that were 0
 
 

@@ -44,7 +44,7 @@ class GradientMonitor(Callback):
         Warn if at least this share of a layer's units gave 0 for every row of the last ten looks.
     saturated : float, default 0.5
         Warn if at least this share of a layer's output lies where tanh or sigmoid is flat.
-    large_update : float, default 0.1
+    large_update : float, default 0.3
         Warn if the update of a weight matrix has at least this norm, relative to the weights'.
 
     Attributes
@@ -80,7 +80,7 @@ class GradientMonitor(Callback):
         exploding: float = 1e3,
         dead: float = 0.5,
         saturated: float = 0.5,
-        large_update: float = 0.1,
+        large_update: float = 0.3,
     ) -> None:
         from minidl.health import Thresholds
 
@@ -96,7 +96,7 @@ class GradientMonitor(Callback):
     def _forget(self) -> None:
         self.steps: list[int] = []
         self._looks: list[tuple[list[Spot], Look]] = []
-        self._silent: Any = ()  # looks since each unit of ReLU gave something
+        self._silent: Array | None = None  # looks since each unit of ReLU gave something
         self._observer: Observer | None = None
         self._suspects: Any = None
         self._program: Any = None
@@ -155,7 +155,7 @@ class GradientMonitor(Callback):
 
     def _alive(self, look: Look) -> Array:
         """Units of all ReLUs that gave something at one of the last looks."""
-        if len(self._silent) != len(look.active):
+        if self._silent is None or len(self._silent) != len(look.active):
             self._silent = 0 * look.active
         self._silent += 1
         self._silent[look.active] = 0

@@ -1,0 +1,417 @@
+"""GradientMonitor: that it sees the last batch and changes nothing, and what it warns of."""
+
+import copy
+import warnings
+
+import numpy as np
+import pytest
+from helpers import dtypes, python, same_bits
+
+import minidl
+from minidl.callbacks.gradient_monitor import WINDOW
+from minidl.lowering import programs
+
+FEATURES, ROWS, BATCH = 5, 70, 16
+
+
+def data(rows=ROWS, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(rows, FEATURES)), rng.integers(0, 3, rows)
+
+
+class Scale(minidl.Layer):
+    """y = scale x."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.add_parameter("scale", np.ones(features))
+
+    def forward(self, x):
+        self.x = x
+        return x * self.scale
+
+    def backward(self, dy):
+        self.gradient("scale")[...] = (dy * self.x).sum(axis=0)
+        return dy * self.scale
+
+
+def network(*, own=False, dtype="float32", seed=1):
+    return minidl.Sequential(
+        minidl.Linear(FEATURES, 8), minidl.BatchNorm1d(8), minidl.ReLU(), minidl.Dropout(0.3),
+        minidl.Residual(minidl.Linear(8, 8)), *([Scale(8)] if own else []), minidl.Tanh(),
+        minidl.Linear(8, 3), dtype=dtype, seed=seed,
+    )  # fmt: skip
+
+
+def batches():
+    X, y = data()
+    for first in range(0, ROWS, BATCH):
+        yield X[first : first + BATCH], y[first : first + BATCH]
+
+
+def with_weights():
+    return {"sample_weight": np.random.default_rng(1).random(ROWS)}
+
+
+# Ways to train: arguments of the trainer, and of `fit` beside X and y.
+WAYS = {
+    "plain": ({}, {}),
+    "in order": ({}, {"shuffle": False}),
+    "clipped": ({"clip_grad_norm": 0.1}, {}),
+    "clipped by value": ({"clip_grad_value": 0.01}, {}),
+    "accumulated": ({"accumulate": 2}, {}),
+    "averaged": ({"ema_decay": 0.9}, {}),
+    "scheduled": ({"scheduler": minidl.OneCycleLR(0.01, total_steps=15)}, {}),
+    "weighted": ({}, with_weights()),
+    "dropped": ({}, {"last_batch": "drop"}),
+    "kept": ({}, {"last_batch": "keep"}),
+    "SGD": ({"optimizer": minidl.SGD(0.1, momentum=0.9, nesterov=True)}, {}),
+    "NAdam": ({"optimizer": minidl.NAdam()}, {}),
+}
+ways = pytest.mark.parametrize("way", WAYS)
+
+
+def fit(model, way, *callbacks, epochs=3, X=None, y=None, batch_size=BATCH):
+    """A training; its trainer and history."""
+    of_trainer, of_fit = WAYS[way]
+    trainer = minidl.Trainer(model, **copy.deepcopy(of_trainer))
+    if X is None:
+        X, y = data()
+    history = trainer.fit(
+        X, y, epochs=epochs, batch_size=batch_size, seed=0, callbacks=callbacks, **of_fit
+    )
+    return trainer, history
+
+
+# It changes nothing.
+
+
+@ways
+@pytest.mark.parametrize("own", [False, True])
+def test_training_gives_the_same_bits(way, own):
+    (plain, history), (watched, other) = (
+        fit(network(own=own), way, *callbacks) for callbacks in ([], [minidl.GradientMonitor(2)])
+    )
+    assert history.history == other.history
+    for a, b in zip(plain.model.state().values(), watched.model.state().values(), strict=True):
+        assert same_bits(a, b)
+    assert same_bits(plain._state().moments, watched._state().moments)
+    assert plain.model.gradients() == [] or all(
+        same_bits(a, b)
+        for a, b in zip(plain.model.gradients(), watched.model.gradients(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("kind", ["file", "batches"])
+def test_data_in_blocks(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("minidl.data.blocks.BLOCK", 1024)  # some batches
+    X, y = data()
+    np.save(tmp_path / "X.npy", X)
+    given = (minidl.NpyFile(tmp_path / "X.npy"), y) if kind == "file" else (batches, None)
+    models = []
+    for callbacks in ([], [Watch(), minidl.GradientMonitor(2)]):
+        trainer = minidl.Trainer(network(), optimizer=minidl.SGD(0.1))
+        trainer.fit(*given, epochs=3, batch_size=BATCH, seed=0, callbacks=callbacks)
+        models.append(trainer.model.state().values())
+    for a, b in zip(*models, strict=True):
+        assert same_bits(a, b)
+
+
+# It sees the last batch.
+
+
+class Watch(minidl.Callback):
+    """Keeps the losses of the batches."""
+
+    def __init__(self, every=1):
+        self.every, self.losses = every, {}
+
+    def on_train_batch_end(self, step, logs):
+        self.losses[step] = logs["loss"]
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("scheduled", "SGD", "NAdam")])
+@dtypes
+def test_it_looks_at_the_last_batch(way, dtype):
+    """Where no parameter moves, its loss is that of the step, Dropout masks and all."""
+    arguments, of_fit = WAYS[way]
+    model, watch, monitor = network(dtype=dtype, own=True), Watch(), minidl.GradientMonitor(1)
+    trainer = minidl.Trainer(model, optimizer=minidl.SGD(lr=0.0), **arguments)
+    X, y = data()
+    trainer.fit(X, y, epochs=3, batch_size=BATCH, seed=0, callbacks=[watch, monitor],
+                **of_fit)  # fmt: skip
+    assert monitor.steps == list(watch.losses)
+    assert len(monitor.steps) >= 9
+    for i, step in enumerate(monitor.steps):
+        assert monitor._report(i).loss == watch.losses[step]
+
+
+def test_it_looks_at_the_last_batch_of_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("minidl.data.blocks.BLOCK", 1024)
+    X, y = data()
+    np.save(tmp_path / "X.npy", X)
+    for given in ((minidl.NpyFile(tmp_path / "X.npy"), y), (batches, None)):
+        watch, monitor = Watch(), minidl.GradientMonitor(1)
+        trainer = minidl.Trainer(network(), optimizer=minidl.SGD(lr=0.0))
+        trainer.fit(*given, epochs=2, batch_size=BATCH, seed=0, callbacks=[watch, monitor])
+        losses = [monitor._report(i).loss for i in range(len(monitor.steps))]
+        assert losses == list(watch.losses.values())
+        assert len(losses) == 10
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "SGD", "Adagrad"])
+@dtypes
+def test_it_reports_what_diagnose_does(optimizer, dtype):
+    """Of the last batch, with the parameters and the optimizer's state of that moment."""
+    X, y = data(64)
+    model = minidl.Sequential(
+        minidl.Linear(FEATURES, 8), minidl.BatchNorm1d(8), minidl.Tanh(), minidl.Linear(8, 8),
+        minidl.Sigmoid(), minidl.Linear(8, 3), dtype=dtype, seed=0,
+    )  # fmt: skip
+    expected = []
+
+    class Diagnose(minidl.Callback):
+        every = 3
+
+        def on_train_batch_end(self, step, logs):
+            first = (step - 1) % 4 * BATCH
+            rows = slice(first, first + BATCH)
+            expected.append(
+                minidl.diagnose(self.trainer.model, X[rows], y[rows],
+                                optimizer=self.trainer.optimizer)
+            )  # fmt: skip
+
+    monitor = minidl.GradientMonitor(3)
+    minidl.Trainer(model, optimizer=optimizer).fit(
+        X, y, epochs=5, batch_size=BATCH, shuffle=False, callbacks=[Diagnose(), monitor]
+    )
+    assert monitor.steps == [3, 6, 9, 12, 15, 18]
+    for i, report in enumerate(expected):
+        found = monitor._report(i)
+        assert found.loss == pytest.approx(report.loss, rel=1e-6)
+        for a, b in zip(report.layers, found.layers, strict=True):
+            np.testing.assert_allclose(b[5:], a[5:], rtol=1e-5, atol=1e-7)
+    assert str(monitor.report) == str(monitor._report(-1))
+
+
+def test_a_part_of_a_larger_model():
+    """Its parameters lie in the vector of the whole."""
+    whole = minidl.Sequential(minidl.Linear(3, FEATURES), network(), minidl.Linear(3, 2))
+    part, alone = whole[1], network()
+    alone.load_state_dict(part.state_dict())
+    for a, b in zip(alone.layers(), part.layers(), strict=True):
+        if hasattr(b[1], "key"):
+            b[1].key = a[1].key
+    reports = []
+    for model in (alone, part):
+        monitor = minidl.GradientMonitor(2)
+        fit(model, "plain", monitor)
+        reports.append(monitor._report(-1))
+    for a, b in zip(reports[0].layers, reports[1].layers, strict=True):
+        np.testing.assert_allclose(b[5:], a[5:], rtol=1e-5, atol=1e-7)
+    assert len(part.store().values) > len(alone.store().values)
+
+
+def test_many_threads():
+    model = minidl.Sequential(
+        minidl.Linear(FEATURES, 300), minidl.ReLU(), minidl.Linear(300, 300), minidl.ReLU(),
+        minidl.Linear(300, 3), seed=0,
+    )  # fmt: skip
+    X, y = data(1000)
+    reports = []
+    for n in (1, 2):
+        with minidl.set_num_threads(n):
+            monitor = minidl.GradientMonitor(2)
+            fit(copy.deepcopy(model), "plain", monitor, X=X, y=y, batch_size=250)
+            reports.append(monitor.report.layers)
+    assert [tuple(map(repr, x)) for x in reports[0]] == [tuple(map(repr, x)) for x in reports[1]]
+
+
+def test_one_copy_serves_the_whole_training(monkeypatch):
+    made = []
+    plan = programs.Plan
+    monkeypatch.setattr("minidl.observation.Plan", lambda *a, **k: made.append(1) or plan(*a, **k))
+    fit(network(), "plain", minidl.GradientMonitor(1), epochs=4)
+    assert len(made) == 1
+
+
+# What it warns of.
+
+
+def deep(activation, layers=10, width=16, init="torch_linear"):
+    made = []
+    for i in range(layers):
+        made += [minidl.Linear(FEATURES if i == 0 else width, width, weight_init=init),
+                 activation()]  # fmt: skip
+    return minidl.Sequential(*made, minidl.Linear(width, 3), seed=0)
+
+
+def warned(model, monitor, epochs=3, **options):
+    """Texts of the warnings of a training."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = minidl.Trainer(model, optimizer=options.pop("optimizer", minidl.SGD(1e-3)))
+        trainer.fit(*data(), epochs=epochs, batch_size=BATCH, seed=0, callbacks=[monitor])
+    assert {w.category for w in caught} <= {RuntimeWarning}
+    return [str(w.message) for w in caught]
+
+
+def test_a_healthy_training_is_left_in_peace():
+    monitor = minidl.GradientMonitor(1)
+    assert warned(deep(minidl.ReLU, layers=3, init="kaiming_normal"), monitor) == []
+    assert len(monitor.steps) == 15
+    assert monitor.report.healthy
+
+
+def test_it_warns_once_of_gradients_that_vanish():
+    monitor = minidl.GradientMonitor(5)
+    (text,) = warned(deep(minidl.Sigmoid), monitor)
+    assert text.startswith("step 5: gradients shrink 0.")
+    assert "sigmoid activations; try ReLU with Kaiming initialisation" in text
+    assert monitor.warned == {"vanishing"}
+    assert len(monitor.steps) == 3
+    (again,) = warned(deep(minidl.Sigmoid), monitor)  # another training
+    assert again == text
+
+
+def test_it_warns_of_gradients_that_explode():
+    monitor = minidl.GradientMonitor(5, large_update=1e9, dead=1.0)
+    init = lambda shape, rng: rng.normal(0, 1, shape)  # noqa: E731
+    (text,) = warned(deep(minidl.ReLU, init=init), monitor, optimizer=minidl.SGD(1e-12))
+    assert "gradients grow" in text
+    assert "large weights; try Kaiming initialisation" in text
+
+
+def test_it_warns_of_units_that_died_for_ten_looks():
+    model = deep(minidl.ReLU, layers=2)
+    model[0].bias = np.where(np.arange(16) < 9, -100.0, 1.0)
+    monitor = minidl.GradientMonitor(1)
+    (text,) = warned(model, monitor)
+    assert text.startswith(f"step {WINDOW}: 9 of 16 units of layer 1 (ReLU) gave 0 for every row")
+    looks = [monitor._report(i).layers[1].dead for i in range(len(monitor.steps))]
+    assert looks == [0.0] * (WINDOW - 1) + [9 / 16] * (15 - WINDOW + 1)
+    assert warned(model, minidl.GradientMonitor(1, dead=0.6)) == []
+
+
+def test_a_unit_that_wakes_is_not_dead():
+    monitor = minidl.GradientMonitor(1)
+    model = deep(minidl.ReLU, layers=1)
+
+    class Wake(minidl.Callback):
+        def on_train_batch_end(self, step, logs):
+            self.trainer.model[0].bias = np.full(16, 100.0 if step == 9 else -100.0)
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        minidl.Trainer(model, optimizer=minidl.SGD(0.0)).fit(
+            *data(), epochs=6, batch_size=BATCH, callbacks=[Wake(), monitor]
+        )
+    texts = [str(w.message) for w in caught if "units" in str(w.message)]
+    assert [text[:8] for text in texts] == [f"step {9 + WINDOW}:"]
+
+
+def test_it_warns_of_saturation_and_large_updates():
+    init = lambda shape, rng: rng.normal(0, 3, shape)  # noqa: E731
+    monitor = minidl.GradientMonitor(5, vanishing=1e-12)
+    (text,) = warned(deep(minidl.Tanh, layers=2, init=init), monitor, optimizer=minidl.SGD(0.0))
+    assert "lies where the activation is flat" in text
+    monitor = minidl.GradientMonitor(5, saturated=1.0)
+    (text,) = warned(deep(minidl.Tanh, layers=2), monitor, optimizer=minidl.SGD(3.0))
+    assert "an update is" in text
+    assert monitor.warned == {"large update"}
+
+
+def test_a_warning_that_is_an_error_ends_the_training():
+    trainer = minidl.Trainer(deep(minidl.Sigmoid))
+    with pytest.raises(RuntimeWarning, match="step 5: gradients shrink"):
+        trainer.fit(*data(), batch_size=BATCH, callbacks=[minidl.GradientMonitor(5)])
+    assert trainer.step == 5
+
+
+def test_it_warns_once_over_a_resumed_training(tmp_path):
+    path = tmp_path / "training.ckpt"
+    trainer = minidl.Trainer(deep(minidl.Sigmoid))
+    with pytest.warns(RuntimeWarning, match="gradients shrink"):
+        trainer.fit(*data(), epochs=2, batch_size=BATCH, callbacks=[minidl.GradientMonitor(2)])
+    trainer.save_checkpoint(path)
+    monitor = minidl.GradientMonitor(2)
+    minidl.Trainer.resume(path).fit(*data(), epochs=2, batch_size=BATCH, callbacks=[monitor])
+    assert monitor.warned == {"vanishing"}
+    assert monitor.steps == [12, 14, 16, 18, 20]
+    with pytest.raises(ValueError, match="state: expected a dict of warned"):
+        monitor.load_state({})
+
+
+def test_loss_that_is_not_finite():
+    """The training says so; the monitor does not stand in its way."""
+    monitor = minidl.GradientMonitor(1, large_update=1e30, exploding=1e30)
+    trainer = minidl.Trainer(deep(minidl.ReLU), "MSELoss", optimizer=minidl.SGD(1e15))
+    X, _ = data()
+    with pytest.raises(minidl.NonFiniteError):
+        trainer.fit(X, X[:, :3], epochs=9, batch_size=BATCH, callbacks=[monitor])
+    assert [x.kind for x in monitor.report.findings] == ["not finite"]
+
+
+# What it shows.
+
+
+def test_tensorboard(tmp_path):
+    module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monitor, board = minidl.GradientMonitor(4), minidl.TensorBoard(tmp_path)
+    fit(network(), "plain", monitor, board)
+    events = module.EventAccumulator(str(tmp_path / "train"), {"scalars": 0})
+    events.Reload()
+    names = {tag for tag in events.Tags()["scalars"] if "/" in tag}
+    assert names == {
+        *(f"gradient/{x.title}" for x in monitor.report.layers),
+        "update_ratio/0 (Linear)", "update_ratio/1 (BatchNorm1d)",
+        "update_ratio/4.block (Linear)", "update_ratio/6 (Linear)",
+        "dead/2 (ReLU)", "saturated/5 (Tanh)",
+    }  # fmt: skip
+    found = events.Scalars("gradient/0 (Linear)")
+    assert [event.step for event in found] == monitor.steps == [4, 8, 12]
+    assert found[-1].value == pytest.approx(monitor.report.layers[0].gradient, rel=1e-6)
+
+
+def test_to_pandas():
+    pytest.importorskip("pandas")
+    monitor = minidl.GradientMonitor(5)
+    with pytest.raises(ValueError, match="to_pandas: expected at least one look"):
+        monitor.to_pandas()
+    fit(network(), "plain", monitor)
+    table = monitor.to_pandas()
+    assert list(table.index.names) == ["step", "name"]
+    assert table.loc[(10, "6"), "gradient"] == monitor._report(1).layers[-1].gradient
+    assert len(table) == 3 * len(monitor.report.layers)
+
+
+def test_plot():
+    pytest.importorskip("matplotlib")
+    monitor = minidl.GradientMonitor(5)
+    with pytest.raises(ValueError, match="plot: expected at least one look"):
+        monitor.plot()
+    fit(network(), "plain", monitor)
+    gradients, updates = monitor.plot().axes
+    drawn = {line.get_label(): list(line.get_xdata()) for line in gradients.lines}
+    assert drawn == {name: [5, 10, 15] for name in ("0 (Linear)", "4.block (Linear)", "6 (Linear)")}
+    assert len(updates.lines) == 3
+    deep_one = minidl.GradientMonitor(5)
+    warned(deep(minidl.Sigmoid, layers=20), deep_one)
+    figure = deep_one.plot(figsize=(8, 3))
+    assert len(figure.axes) == 3  # with a bar of colours
+    assert tuple(figure.get_size_inches()) == (8, 3)
+
+
+def test_before_anything():
+    monitor = minidl.GradientMonitor()
+    assert (monitor.every, monitor.steps, monitor.report) == (100, [], None)
+
+
+def test_it_is_not_imported_before_it_is_made():
+    code = (
+        "import sys, minidl\n"
+        "assert 'minidl.observation' not in sys.modules\n"
+        "minidl.GradientMonitor()\n"
+        "print([n for n in ('matplotlib', 'pandas', 'tensorboard') if n in sys.modules])"
+    )
+    assert python("-c", code).stdout.strip() == "[]"
