@@ -11,12 +11,16 @@ NEEDS = {
     "batchnorm": ["sklearn", "matplotlib"],
     "diabetes": ["sklearn"],
     "digits": ["sklearn", "matplotlib"],
+    "exploding_gradients": ["sklearn", "matplotlib"],
     "from_pytorch_and_back": ["torch"],
+    "vanishing_gradients": ["sklearn", "matplotlib"],
 }
+# Those that draw a picture, which has their name.
+PICTURES = {"batchnorm", "digits", "exploding_gradients", "vanishing_gradients"}
 
 
 def test_there_are_examples():
-    assert {path.stem for path in EXAMPLES} >= set(NEEDS)
+    assert {path.stem for path in EXAMPLES} >= set(NEEDS) | PICTURES
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -26,3 +30,6 @@ def test_an_example_runs(path, tmp_path):
     written = {"TMPDIR": str(tmp_path)}  # goes with the test
     done = python("-W", "error", path, cwd=tmp_path, environment=written, timeout=120)
     assert done.stdout.strip()
+    pictures = list(tmp_path.rglob("*.png"))
+    assert [picture.stem for picture in pictures] == [path.stem] * (path.stem in PICTURES)
+    assert all(picture.stat().st_size > 10_000 for picture in pictures)

@@ -439,7 +439,8 @@ class Plan:
         threads = self.threads
         if paced and (segments is None or self.calls):
             paced = False
-            threads = self._threads(UNTRIED_WORK_PER_THREAD)
+            sure = SURE_WORK_PER_THREAD if self.observed else UNTRIED_WORK_PER_THREAD
+            threads = self._threads(sure)  # one look now and then, beside threads that train
         pack_size = 2 * self.pack_depth * VECTOR
         pack = self.buffer(self.threads, 1, -(-pack_size // 64) * 64)
         end = 0
