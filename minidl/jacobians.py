@@ -74,8 +74,8 @@ def jacobian(model: Layer, x: Any, *, training: bool = False, memory_limit: int 
     [[1.0, 2.0], [0.0, 0.0]]
     """
     training, memory_limit = _checked(model, training, memory_limit)
-    single = not isinstance(x, tuple) and np.ndim(x) == 1
-    points = _points(model, np.asarray(x)[None] if single else x, "x")
+    single = len(checks.shape_and_kind(x)[0]) == 1
+    points = one_matrix(model, checks.real(x, "x")[None] if single else x, "x")
     rows, columns = points.shape
     outputs = model.output_features(columns)
     _must_fit(rows * outputs * columns * model.dtype.itemsize, memory_limit, "x", rows)
@@ -153,7 +153,7 @@ def jacobian_spectrum(
     iterations = checks.count(iterations, "iterations", 1)
     tol = checks.number(tol, "tol", 0, open_low=True)
     rng = checks.seeded(seed)
-    points = _points(model, X, "X")
+    points = one_matrix(model, X, "X")
     checks.not_empty(points, "X")
     links = list(_links(model))
     if method == "exact":
@@ -177,11 +177,6 @@ def _checked(model: Any, training: Any, memory_limit: Any) -> tuple[bool, int]:
                     "the data with Trainer.recalibrate_batchnorm, and use evaluation mode"
                 )
     return training, checks.count(memory_limit, "memory_limit", 1)
-
-
-def _points(model: Layer, x: Any, name: str) -> Array:
-    """All rows, in memory and in the model's dtype."""
-    return one_matrix(model, x, name)
 
 
 def _must_fit(size: int, limit: int, name: str, rows: int) -> None:

@@ -9,7 +9,9 @@ from helpers import dtypes, python, same_bits
 
 import minidl
 from minidl.callbacks.gradient_monitor import WINDOW
+from minidl.health import HealthReport, Thresholds
 from minidl.lowering import programs
+from minidl.observation import Suspects
 
 FEATURES, ROWS, BATCH = 5, 70, 16
 
@@ -319,6 +321,25 @@ def test_it_warns_of_saturation_and_large_updates():
     (text,) = warned(deep(minidl.Tanh, layers=2), monitor, optimizer=minidl.SGD(3.0))
     assert "an update is" in text
     assert monitor.warned == {"large update"}
+
+
+@pytest.mark.parametrize("activation", [minidl.Sigmoid, minidl.Tanh, minidl.ReLU])
+def test_no_finding_is_overlooked(activation):
+    """The quick look for suspects has all that a report finds, whatever the thresholds."""
+    rng, seen = np.random.default_rng(0), set()
+    for scale in (0.03, 0.3, 1.0):
+        monitor = minidl.GradientMonitor(1)
+        model = deep(activation, layers=4, init=lambda shape, r, s=scale: r.normal(0, s, shape))
+        warned(model, monitor, optimizer=minidl.SGD(1e-3))
+        for i, (spots, look) in enumerate(monitor._looks):
+            thresholds = Thresholds(*(10 ** rng.uniform([-3, 0, -2, -2, -4], [0, 3, 0, 0, 0])))
+            layers = monitor._report(i).layers
+            found = {x.kind for x in HealthReport(layers, 1, 0.0, thresholds).findings}
+            suspected = Suspects(spots, thresholds).kinds(look)
+            assert found <= suspected
+            assert suspected - found <= {"large update"}
+            seen |= found
+    assert {"vanishing", "large update"} < seen
 
 
 def test_a_warning_that_is_an_error_ends_the_training():

@@ -397,6 +397,7 @@ def test_without_the_library():
     [
         ({"model": 3}, "model: expected a Layer"),
         ({"X": [["a"]]}, "X: expected real numbers"),
+        ({"X": [[1.0], [1.0, 2.0]]}, "X: expected an array, got rows of different lengths"),
         ({"X": [[1.0]]}, "X: expected 5 features"),
         ({"X": np.empty((0, FEATURES))}, "X: expected at least one row"),
         ({"X": [[np.nan] * FEATURES]}, "X: expected finite numbers"),
@@ -416,3 +417,18 @@ def test_bad_input(arguments, message):
         given = {"model": deep(minidl.Tanh), **arguments}
         with pytest.raises((TypeError, ValueError), match=f"^{message}"):
             minidl.jacobian(given.pop("model"), points(), **given)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        ([["a"]], "expected real numbers"),
+        ([[1.0], [1.0, 2.0]], "expected an array, got rows of different lengths"),
+        ([1.0], "expected 5 features"),
+        (1.0, "expected 2 dimensions"),
+        ([np.nan] * FEATURES, "expected finite numbers"),
+    ],
+)
+def test_bad_points(x, message):
+    with pytest.raises((TypeError, ValueError), match=f"^x: {message}"):
+        minidl.jacobian(deep(minidl.Tanh), x)

@@ -24,9 +24,10 @@ class GradientMonitor(Callback):
     """Look at activations, gradients and updates while training, and warn when they go wrong.
 
     Each time so many steps are made, the last batch goes through a copy of the network once more,
-    with its Dropout masks and the new weights, and all that `minidl.diagnose` reports is measured.
-    Training itself is not touched: it gives the same bits. A look takes as long as a step and
-    some 40 microseconds: with `every=100` less than 3 % where a step takes 20 microseconds or more.
+    with its Dropout masks and the new weights, and all that `minidl.diagnose` reports is measured:
+    the update is the one that this batch would make next. Training itself is not touched: it gives
+    the same bits. A look takes as long as a step or two and some 40 microseconds: with `every=100`
+    less than 3 % of the time where a step takes 20 microseconds or more.
 
     A warning comes once of each kind: gradients vanish or explode from layer to layer, units of
     ReLU are dead, tanh or sigmoid saturate, updates are large. Beside a `TensorBoard` callback, it
