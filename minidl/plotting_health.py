@@ -35,11 +35,16 @@ def draw_report(report: HealthReport, figsize: Any) -> Figure:
     _logarithmic(gradients)
     _finish(gradients, [x.name for x in layers], "norm of the gradient")
 
-    mean, std = (np.array([getattr(x, name) for x in layers]) for name in ("mean", "std"))
-    outputs.fill_between(place, mean - std, mean + std, color=BLUE, alpha=0.2, linewidth=0,
-                         label="mean ± standard deviation")  # fmt: skip
-    outputs.plot(place, mean, "o-", color=BLUE, markersize=4, label="mean")
-    _finish(outputs, [x.name for x in layers], "output")
+    for activations, colour, style, label in (
+        (False, BLUE, "o-", "of layers"),
+        (True, ORANGE, "s--", "of activations"),
+    ):
+        own = [i for i, x in enumerate(layers) if math.isfinite(x.pre_mean) == activations]
+        mean, std = (np.array([getattr(layers[i], k) for i in own]) for k in ("mean", "std"))
+        if own:
+            outputs.fill_between(own, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0)
+            _curve(outputs, own, mean, colour, style, label)
+    _finish(outputs, [x.name for x in layers], "output: mean ± standard deviation")
 
     for name, colour, style, label in (
         ("zeros", GREY, "o-", "zeros"),
@@ -60,9 +65,9 @@ def draw_spectrum(spectrum: JacobianSpectrum, figsize: Any) -> Figure:
     figure = new_figure("JacobianSpectrum.plot", figsize, (2 * PANEL[0], PANEL[1]))
     own, product = figure.subplots(1, 2)
     names = [layer.name for layer in layers]
-    for axes, values, title in (
-        (own, [x.singular_values for x in layers], "Jacobian of the layer"),
-        (product, [x.product for x in layers], "product from the layer to the output"),
+    for axes, values, title, line in (
+        (own, [x.singular_values for x in layers], "Jacobian of the layer", False),
+        (product, [x.product for x in layers], "product from the layer to the output", True),
     ):
         place = np.arange(len(layers))
         for quantile, colour, style, name in (
@@ -74,10 +79,11 @@ def draw_spectrum(spectrum: JacobianSpectrum, figsize: Any) -> Figure:
                 medians = [
                     float(np.median(x[:, round(quantile * (x.shape[1] - 1))])) for x in values
                 ]
-                _curve(axes, place, medians, colour, style, name)
+                medians = [x if x > 0 else math.nan for x in medians]
+                _curve(axes, place, medians, colour, style if line else style[0], name)
         _logarithmic(axes)
         axes.set_title(title, fontsize="medium")
-        _finish(axes, names, "singular values")
+        _finish(axes, names, "singular values, 0 left out")
     return figure
 
 
@@ -124,7 +130,7 @@ def _bar(figure: Any, shades: Any, count: int) -> None:
     bar.ax.set_ylim(1, count)
 
 
-def _curve(axes: Any, x: Any, values: Sequence[float], colour: Any, style: str, label: str) -> None:
+def _curve(axes: Any, x: Any, values: Any, colour: Any, style: str, label: str) -> None:
     """A curve through what can be drawn; none of nothing."""
     points = [(a, b) for a, b in zip(x, values, strict=True) if math.isfinite(b)]
     if points:

@@ -628,7 +628,8 @@ def test_plot():
     assert list(drawn["of the parameters"].get_xdata()) == [0, 2]
     assert gradients.get_yscale() == "log"
     assert [text.get_text() for text in gradients.get_xticklabels()] == ["0", "1", "2"]
-    assert outputs.get_ylabel() == "output"
+    drawn = {line.get_label(): list(line.get_ydata()) for line in outputs.lines}
+    assert drawn == {"of layers": [0.125, 0.0], "of activations": [0.5]}
     assert [line.get_label() for line in shares.lines] == ["zeros", "dead units"]
     assert tuple(shown().plot(figsize=(3, 2)).get_size_inches()) == (3, 2)
     with pytest.raises(ValueError, match="figsize: expected"):

@@ -8,7 +8,6 @@ import pytest
 from helpers import dtypes, python, same_bits
 
 import minidl
-from minidl.callbacks.gradient_monitor import WINDOW
 from minidl.health import HealthReport, Thresholds
 from minidl.lowering import programs
 from minidl.observation import Suspects
@@ -284,14 +283,15 @@ def test_it_warns_of_gradients_that_explode():
     assert "large weights; try Kaiming initialisation" in text
 
 
-def test_it_warns_of_units_that_died_for_ten_looks():
+@pytest.mark.parametrize("window", [1, 3, 10])
+def test_it_warns_of_units_that_gave_nothing_for_some_looks(window):
     model = deep(minidl.ReLU, layers=2)
     model[0].bias = np.where(np.arange(16) < 9, -100.0, 1.0)
-    monitor = minidl.GradientMonitor(1)
+    monitor = minidl.GradientMonitor(1, window=window)
     (text,) = warned(model, monitor)
-    assert text.startswith(f"step {WINDOW}: 9 of 16 units of layer 1 (ReLU) gave 0 for every row")
+    assert text.startswith(f"step {window}: 9 of 16 units of layer 1 (ReLU) gave 0 for every row")
     looks = [monitor._report(i).layers[1].dead for i in range(len(monitor.steps))]
-    assert looks == [0.0] * (WINDOW - 1) + [9 / 16] * (15 - WINDOW + 1)
+    assert looks == [0.0] * (window - 1) + [9 / 16] * (15 - window + 1)
     assert warned(model, minidl.GradientMonitor(1, dead=0.6)) == []
 
 
@@ -309,7 +309,7 @@ def test_a_unit_that_wakes_is_not_dead():
             *data(), epochs=6, batch_size=BATCH, callbacks=[Wake(), monitor]
         )
     texts = [str(w.message) for w in caught if "units" in str(w.message)]
-    assert [text[:8] for text in texts] == [f"step {9 + WINDOW}:"]
+    assert [text[:8] for text in texts] == ["step 19:"]
 
 
 def test_it_warns_of_saturation_and_large_updates():

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from minidl.memory import Array
     from minidl.observation import Look, Observer, Spot
 
-WINDOW = 10  # looks over which a unit must have given nothing to count as dead
-
 
 class GradientMonitor(Callback):
     """Look at activations, gradients and updates while training, and warn when they go wrong.
@@ -42,7 +40,9 @@ class GradientMonitor(Callback):
         Warn if the gradient at the output of the first layer with weights, over that at the last,
         is below the one or above the other.
     dead : float, default 0.5
-        Warn if at least this share of a layer's units gave 0 for every row of the last ten looks.
+        Warn if at least this share of a layer's units is dead.
+    window : int, default 10
+        Units of ReLU are dead that gave 0 for every row of so many looks, one after the other.
     saturated : float, default 0.5
         Warn if at least this share of a layer's output lies where tanh or sigmoid is flat.
     large_update : float, default 0.3
@@ -53,7 +53,7 @@ class GradientMonitor(Callback):
     steps : list of int
         Steps after which it looked.
     report : HealthReport or None
-        Of the last look; units are dead that gave 0 for every row of the last ten looks.
+        Of the last look.
 
     Warns
     -----
@@ -80,12 +80,14 @@ class GradientMonitor(Callback):
         vanishing: float = 1e-3,
         exploding: float = 1e3,
         dead: float = 0.5,
+        window: int = 10,
         saturated: float = 0.5,
         large_update: float = 0.3,
     ) -> None:
         from minidl.health import Thresholds
 
         self.every = checks.count(every, "every", 1)
+        self.window = checks.count(window, "window", 1)
         self.thresholds = Thresholds.checked(
             vanishing=vanishing, exploding=exploding, dead=dead, saturated=saturated,
             large_update=large_update,
@@ -160,7 +162,7 @@ class GradientMonitor(Callback):
             self._silent = 0 * look.active
         self._silent += 1
         self._silent[look.active] = 0
-        alive: Array = self._silent < WINDOW
+        alive: Array = self._silent < self.window
         return alive
 
     def _tell(self, step: int, suspected: set[str]) -> None:
