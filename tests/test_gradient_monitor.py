@@ -275,6 +275,15 @@ def test_it_warns_once_of_gradients_that_vanish():
     assert again == text
 
 
+def test_two_fits_are_one_longer_fit():
+    monitor, trainer = minidl.GradientMonitor(2), minidl.Trainer(deep(minidl.Sigmoid))
+    with pytest.warns(RuntimeWarning, match="gradients shrink") as caught:
+        for _ in range(2):
+            trainer.fit(*data(), epochs=1, batch_size=BATCH, seed=0, callbacks=[monitor])
+    assert len(caught) == 1
+    assert monitor.steps == [2, 4, 6, 8, 10]
+
+
 def test_it_warns_of_gradients_that_explode():
     monitor = minidl.GradientMonitor(5, large_update=1e9, dead=1.0)
     init = lambda shape, rng: rng.normal(0, 1, shape)  # noqa: E731

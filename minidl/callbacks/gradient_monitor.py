@@ -93,6 +93,7 @@ class GradientMonitor(Callback):
             large_update=large_update,
         )  # fmt: skip
         self.warned: set[str] = set()
+        self._watched: Any = None  # the trainer
         self._resumed = False
         self._forget()
 
@@ -107,11 +108,12 @@ class GradientMonitor(Callback):
         self._boards: list[TensorBoard] = []
 
     def on_train_begin(self) -> None:
-        """Begin anew."""
-        self._forget()
-        if not self._resumed:
-            self.warned.clear()
-        self._resumed = False
+        """Begin anew, unless the same training goes on."""
+        if self.trainer is not self._watched:
+            self._forget()
+            if not self._resumed:
+                self.warned.clear()
+        self._watched, self._resumed = self.trainer, False
         self._boards = [c for c in self.trainer.callbacks if isinstance(c, TensorBoard)]
 
     def on_train_batch_end(self, step: int, logs: dict[str, float]) -> None:
