@@ -50,6 +50,7 @@ class Training(NamedTuple):
     categories: tuple[int, ...]  # of the last columns, how many; none: measurements alone
     loss: int  # in LOSSES
     optimizer: int  # in OPTIMIZERS
+    faster: float  # factor of its rate; large ones make trainings diverge
     schedule: int | None  # in SCHEDULES
     interval: str
     dtype: str
@@ -173,6 +174,7 @@ def trainings(draw):
         categories=categories,
         loss=loss,
         optimizer=optimizer,
+        faster=draw(st.sampled_from([1.0] * 8 + [1e4, 1e30])),
         schedule=schedule,
         interval=draw(st.sampled_from(["epoch", "step"])),
         dtype=draw(st.sampled_from(["float32", "float64"])),
@@ -219,7 +221,14 @@ class Parts:
         return model
 
     def loss(self):
+        """The loss, for so many outputs."""
         return self.case.make(self.outputs)
+
+    def own_optimizer(self):
+        """The optimizer, with its rate."""
+        optimizer = self.optimizer.make()
+        optimizer.lr *= self.training.faster
+        return optimizer
 
     def some(self, rows):
         """Weights of rows."""
@@ -256,7 +265,7 @@ def fit(parts, folder):
         "sample_weight": parts.weight, "verbose": 0,
     }  # fmt: skip
     trainer = minidl.Trainer(
-        parts.model(), parts.loss(), parts.optimizer.make(), scheduler=parts.schedule
+        parts.model(), parts.loss(), parts.own_optimizer(), scheduler=parts.schedule
     )
     with pytest.MonkeyPatch.context() as patch, minidl.set_num_threads(t.threads):
         if t.source == "memmap":
@@ -313,7 +322,7 @@ def finite(array, seen=True):
 
 def by_hand(parts, oracle):
     """Train layer by layer: model, optimizer, mean losses of the epochs, and how it ended."""
-    model, optimizer, means = parts.model(), parts.optimizer.make(), []
+    model, optimizer, means = parts.model(), parts.own_optimizer(), []
     try:
         for total, count in epochs_by_hand(parts, oracle, model, optimizer):
             means.append(total / count)
@@ -355,7 +364,7 @@ RTOL_UPDATE = {"float32": 1e-5, "float64": 1e-13}
 
 
 class Oracle:
-    """Each step of `by_hand` in NumPy."""
+    """Each step of `by_hand` in NumPy, until numbers are so large that float32 overflows inside."""
 
     def __init__(self, parts):
         self.parts = parts
@@ -369,9 +378,13 @@ class Oracle:
         self.values = [p.astype(float) for p in parts.model().parameters()]
         self.optimizer = kind(self.values, **params)
         self.largest = [0.0] * len(self.values)
+        self.sees = True
 
     def see(self, model, rows, step):
         """Compute a step before the model makes it."""
+        self.sees = self.sees and all(largest(p) < 1e8 for p in model.parameters())
+        if not self.sees:
+            return
         with np.errstate(all="ignore"):
             self.found = [self.compute(model, rows, step, r) for r in self.roundings]
 
@@ -385,6 +398,8 @@ class Oracle:
 
     def check_pass(self, model, output, value):
         """What the layers gave is what NumPy has."""
+        if not self.sees:
+            return
         self.gradients = [g.copy() for g in model.gradients()]
         parameters = model.named_parameters()
         names = [f"gradient of {name}" for name, p in parameters if p.trainable]
@@ -398,6 +413,8 @@ class Oracle:
 
     def check_prediction(self, model, y):
         """The output in evaluation."""
+        if not self.sees or any(largest(p) > 1e8 for p in model.parameters()):
+            return
         x = self.parts.X.astype(float)
         with np.errstate(all="ignore"):
             found = [Twin(model, rounded).forward(x, False) for rounded in self.roundings]
@@ -405,6 +422,8 @@ class Oracle:
 
     def check_update(self, model, optimizer):
         """The parameters are the baseline's after the same gradients."""
+        if not self.sees:
+            return
         self.optimizer.lr = optimizer.lr
         for name in ("betas", "momentum"):
             if hasattr(self.optimizer, name):
