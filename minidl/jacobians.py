@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -37,7 +37,46 @@ ROWS = 64  # that go through the network side by side
 ROUNDING = 1e-9  # of central differences, about
 
 
-def jacobian(model: Layer, x: Any, *, training: bool = False, memory_limit: int = LIMIT) -> Array:
+class LayerJacobian(NamedTuple):
+    """The Jacobian of a layer, and what comes of it.
+
+    Attributes
+    ----------
+    name, type : str
+        As in ``"3"`` and ``"Tanh"``.
+    own : ndarray of shape (N, outputs, inputs)
+        M(l): of its outputs with respect to its inputs, for each row.
+    product : ndarray of shape (N, out_features, inputs)
+        M(L) ... M(l): of the model's outputs with respect to the layer's inputs.
+    """
+
+    name: str
+    type: str
+    own: Array
+    product: Array
+
+
+@overload
+def jacobian(
+    model: Layer,
+    x: Any,
+    *,
+    layers: Literal[False] = ...,
+    training: bool = ...,
+    memory_limit: int = ...,
+) -> Array: ...
+@overload
+def jacobian(
+    model: Layer, x: Any, *, layers: Literal[True], training: bool = ..., memory_limit: int = ...
+) -> list[LayerJacobian]: ...
+def jacobian(
+    model: Layer,
+    x: Any,
+    *,
+    layers: bool = False,
+    training: bool = False,
+    memory_limit: int = LIMIT,
+) -> Array | list[LayerJacobian]:
     """The derivatives of a model's outputs with respect to its inputs, row by row.
 
     Parameters
@@ -46,6 +85,10 @@ def jacobian(model: Layer, x: Any, *, training: bool = False, memory_limit: int 
         Any layer or network; it is left as it is.
     x : array_like of shape (N, in_features) or (in_features,), or a tuple of several inputs
         The points at which it is differentiated. Several inputs are put side by side.
+    layers : bool, default False
+        True: the Jacobians of all layers, M(l), and the products M(L) ... M(l) of each with those
+        behind it. Layers are those of a `Sequential`, nested ones laid flat; `Residual`, `Concat`
+        and `Parallel` are one each.
     training : bool, default False
         Evaluation mode; True: training mode, with the Dropout masks of the first step. BatchNorm in
         training mode is refused, since it makes each row depend on all others.
@@ -57,6 +100,8 @@ def jacobian(model: Layer, x: Any, *, training: bool = False, memory_limit: int 
     ndarray of shape (N, out_features, in_features), in the model's dtype
         Without N if x is one row. ``jacobian(model, x)[i, j, k]`` is the derivative of output j of
         row i with respect to input k of that row; it is 0 where the input is a category.
+        With ``layers=True`` a list of `LayerJacobian`, each with ``name``, ``type``, ``own`` and
+        ``product``.
 
     Raises
     ------
@@ -74,15 +119,24 @@ def jacobian(model: Layer, x: Any, *, training: bool = False, memory_limit: int 
     [[1.0, 2.0], [0.0, 0.0]]
     """
     training, memory_limit = _checked(model, training, memory_limit)
+    links = list(_links(model)) if checks.flag(layers, "layers") else [("", model)]
     single = len(checks.shape_and_kind(x)[0]) == 1
     points = one_matrix(model, checks.real(x, "x")[None] if single else x, "x")
-    rows, columns = points.shape
-    outputs = model.output_features(columns)
-    _must_fit(rows * outputs * columns * model.dtype.itemsize, memory_limit, "x", rows)
-    found = _Pass(model, columns, rows, training)
-    found.forward(points)
-    result = found.jacobian(outputs)
-    return result[0] if single else result
+    rows, widths = len(points), _widths(links, points.shape[1])
+    numbers = widths[-1] * widths[0]
+    if layers:
+        numbers = sum(d * (k + widths[-1]) for d, k in pairwise(widths))
+    _must_fit(rows * numbers * model.dtype.itemsize, memory_limit, "x", rows)
+    passes = _passes(links, widths, rows, training)
+    for each in passes:
+        points = each.forward(points)
+    found: list[LayerJacobian] = []
+    for (name, layer), each, outputs in reversed(list(zip(links, passes, widths[1:], strict=True))):
+        own = each.jacobian(outputs)
+        own = own[0] if single else own
+        product = found[-1].product @ own if found else own
+        found.append(LayerJacobian(name, type(layer).__name__, own, product))
+    return found[::-1] if layers else found[0].own
 
 
 def jacobian_spectrum(
@@ -236,6 +290,24 @@ def _links(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
         yield from _links(inner, f"{name}.{child}" if name else child)
 
 
+def _widths(links: Sequence[tuple[str, Layer]], columns: int) -> list[int]:
+    """Columns of the input, and of what each layer gives."""
+    widths = [columns]
+    for _, layer in links:
+        widths.append(layer.output_features(widths[-1]))
+    return widths
+
+
+def _passes(
+    links: Sequence[tuple[str, Layer]], widths: Sequence[int], rows: int, training: bool
+) -> list[_Pass]:
+    """A pass for each layer."""
+    return [
+        _Pass(layer, columns, rows, training)
+        for (_, layer), columns in zip(links, widths, strict=False)
+    ]
+
+
 def _weights_in(layer: Layer, columns: int) -> int:
     """Layers with weights on the longest way through a layer."""
     graph = Graph(layer, columns, training=False)
@@ -256,19 +328,14 @@ def _exact(
     links: Sequence[tuple[str, Layer]], points: Array, training: bool, limit: int
 ) -> list[_Part]:
     """As many rows at a time as fit."""
-    widths = [points.shape[1]]
-    for _, layer in links:
-        widths.append(layer.output_features(widths[-1]))
+    widths = _widths(links, points.shape[1])
     most = max(
         (8 * (k * d + widths[-1] * (k + d)) for d, k in pairwise(widths)),
         default=0,
     )
     _must_fit(most, limit, "X", 1)
     size = min(max(limit // max(most, 1), 1), ROWS, len(points))
-    passes = [
-        _Pass(layer, columns, size, training)
-        for (_, layer), columns in zip(links, widths, strict=False)
-    ]
+    passes = _passes(links, widths, size, training)
     return [
         _exact_part(passes, points[first : first + size], widths)
         for first in range(0, len(points), size)
@@ -546,10 +613,9 @@ def _layers(
     links: Sequence[tuple[str, Layer]], columns: int, parts: Sequence[_Part]
 ) -> list[LayerSpectrum]:
     """The parts put together, layer by layer."""
-    widths, depths = [columns], [0]
-    for _, layer in links:
-        depths.append(depths[-1] + _weights_in(layer, widths[-1]))
-        widths.append(layer.output_features(widths[-1]))
+    widths, depths = _widths(links, columns), [0]
+    for (_, layer), inputs in zip(links, widths, strict=False):
+        depths.append(depths[-1] + _weights_in(layer, inputs))
     found = []
     for i, (name, layer) in enumerate(links):
         own = np.concatenate([part.layers[i] for part in parts])

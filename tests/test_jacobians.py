@@ -120,6 +120,51 @@ def test_against_pytorch():
     assert_close(minidl.jacobian(model, x[0]), expected[0], RTOL_TORCH["float64"])
 
 
+@dtypes
+def test_layers_and_products(dtype):
+    """M(l) is that of the layer at its input; M(L) ... M(1) that of the model."""
+    inner = minidl.Sequential(minidl.Linear(FEATURES, 6), minidl.BatchNorm1d(6), minidl.Tanh())
+    model = minidl.Sequential(
+        inner, minidl.Residual(minidl.Linear(6, 6)), minidl.Linear(6, 2), dtype=dtype, seed=0
+    )
+    x = points()
+    found = minidl.jacobian(model, x, layers=True)
+    names = [("0.0", "Linear"), ("0.1", "BatchNorm1d"), ("0.2", "Tanh"), ("1", "Residual")]
+    assert [(f.name, f.type) for f in found] == [*names, ("2", "Linear")]
+    h, tolerance = x, 20 * RTOL_TORCH[dtype]
+    for i, layer in enumerate((*inner, *list(model)[1:])):
+        assert found[i].own.dtype == found[i].product.dtype == model.dtype
+        assert np.array_equal(found[i].own, minidl.jacobian(layer, h))
+        behind = minidl.Sequential(*(*inner, *list(model)[1:])[i:])
+        assert_close(found[i].product, minidl.jacobian(behind, h), tolerance)
+        h = layer.predict(h)
+    assert_close(found[0].product, minidl.jacobian(model, x), tolerance)
+    one = minidl.jacobian(model, x[1], layers=True)
+    assert one[3].own.shape == (6, 6)
+    assert_close(one[0].product, found[0].product[1], tolerance)
+    size = (
+        len(x)
+        * model.dtype.itemsize
+        * sum(d * (k + 2) for d, k in ((FEATURES, 6), (6, 6), (6, 6), (6, 6), (6, 2)))
+    )
+    assert len(minidl.jacobian(model, x, layers=True, memory_limit=size)) == 5
+    with pytest.raises(MemoryError, match=f"x: the Jacobians of 6 rows take {size:,} bytes"):
+        minidl.jacobian(model, x, layers=True, memory_limit=size - 1)
+    with pytest.raises(ValueError, match="layers: expected True or False"):
+        minidl.jacobian(model, x, layers=1)
+
+
+def test_layers_against_pytorch():
+    torch = pytest.importorskip("torch")
+    model = deep(minidl.Tanh, layers=3)
+    module = minidl.to_torch(model)
+    h = torch.tensor(points())
+    for found, part in zip(minidl.jacobian(model, points(), layers=True), module, strict=True):
+        by_torch = torch.func.vmap(torch.func.jacrev(part))(h).detach().numpy()
+        assert_close(found.own, by_torch, RTOL_TORCH["float64"])
+        h = part(h).detach()
+
+
 def test_one_row_and_no_row():
     model = minidl.Linear(3, 2, seed=0)
     assert np.array_equal(minidl.jacobian(model, [1.0, 2.0, 3.0]), model.weight)
