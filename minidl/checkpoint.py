@@ -1,9 +1,10 @@
 """Checkpoints: a training as one safetensors file, from which it goes on to the bit. No pickle.
 
 Tensors are the parameters and running averages (``model.*``), the optimizer's states
-(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes. All else is JSON
-in the metadata: architecture, loss, optimizer, schedule and metrics by name and arguments (null:
-code of the user's), the place in the training, seeds, history, and what callbacks keep.
+(``moment0.*``, ...) and the moving average (``average.*``), in PyTorch's shapes, and the history
+(``history.*``), an array for each of its columns. All else is JSON in the metadata: architecture,
+loss, optimizer, schedule and metrics by name and arguments (null: code of the user's), the place in
+the training, seeds, names of the columns, and what callbacks keep.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minidl import checks, losses, optimizers, schedulers
-from minidl.files import FormatError, read_safetensors, write_safetensors
+from minidl.files import FormatError, read_safetensors, to_json, write_safetensors
 from minidl.history import History
 from minidl.layers.base import Layer
 from minidl.layers.sequential import Sequential
@@ -26,8 +29,6 @@ from minidl.serialization import architecture, build, finite_state, record_of_tr
 if TYPE_CHECKING:
     from minidl.optimizers import OptimizerState
     from minidl.trainer import Trainer
-
-# json is imported where it is used: `import minidl` stays cheap.
 
 FORMAT = "minidl-checkpoint-1"
 OPTIONS = ("clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay")
@@ -57,6 +58,8 @@ def restore_state(model: Layer, state: OptimizerState, tensors: dict[str, Array]
                 f"{name}: expected shape {array.shape}, {array.dtype}, got {value.shape}, "
                 f"{value.dtype}"
             )
+        if name.startswith("average."):  # parameters, of which none may be NaN or infinite
+            checks.finite(np.atleast_1d(value), name)
     write_all(own.values(), [tensors[name] for name in own])
 
 
@@ -79,28 +82,31 @@ def _trainable(model: Layer) -> Iterator[tuple[str, Parameter]]:
 
 def save_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     """What `Trainer.save_checkpoint` does."""
-    import json
-
     model, state = trainer.model, trainer._state()
+    first, columns = trainer.history.first, trainer.history.history
     parts = {
         "architecture": _or_none(architecture, model),
-        "loss": _described(losses, trainer.loss),
-        "optimizer": _described(optimizers, trainer.optimizer),
+        "loss": _described(losses.ALL, trainer.loss),
+        "optimizer": _described(optimizers.ALL, trainer.optimizer),
         "has_scheduler": trainer.scheduler is not None,
-        "scheduler": _described(schedulers, trainer.scheduler),
+        "scheduler": _described(schedulers.NAMES, trainer.scheduler),
         "metrics": _names(trainer.metrics),
         "options": {name: getattr(trainer, name) for name in OPTIONS},
         "state": {name: getattr(state, name) for name in COUNTS}
         | {"averaged": state.average is not None},
         "progress": trainer.progress.to_dict(),
         "keys": _keys(model),
-        "history": trainer.history.to_dict(),
-        "callbacks": [[type(c).__name__, c.state()] for c in trainer.callbacks],
+        "history": {"first": first, "columns": list(columns)},
+        "callbacks": [
+            *((type(c).__name__, c.state()) for c in trainer.callbacks),
+            *trainer.resumed_callbacks,
+        ],  # of those that have yet to be given again
         "training": model.__dict__.get("training_record"),
     }
     tensors = {f"model.{name}": value for name, value in finite_state(model).items()}
-    header = {name: json.dumps(value) for name, value in parts.items()}
+    header = {name: to_json(value) for name, value in parts.items()}
     tensors |= state_tensors(model, state)
+    tensors |= {f"history.{i}": np.array(v, float) for i, v in enumerate(columns.values())}
     write_safetensors(path, tensors, {"format": FORMAT, **header})
 
 
@@ -108,15 +114,22 @@ def resume(kind: type[Trainer], path: str | os.PathLike[str], **given: Any) -> T
     """What `Trainer.resume` does."""
     _check(kind, **given)
     header, tensors = read_safetensors(path, FORMAT, "a checkpoint of minidl")
-    own = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
-    rest = {name: value for name, value in tensors.items() if not name.startswith("model.")}
+    own = _cut_out("model.", tensors)
+    history = _cut_out("history.", tensors)
     with FormatError.explains(path):
         stored = {name: header.read(name) for name in header if name != "format"}
         trainer = kind(**_parts(stored, given, own), **_options(stored["options"]))
         trainer.model.load_state_dict(own)
-        _put_back(trainer, stored, rest)
+        _put_back(trainer, stored, tensors)
+        trainer.history = _history(stored["history"], history)
     trainer.model.train()
     return trainer
+
+
+def _cut_out(prefix: str, tensors: dict[str, Array]) -> dict[str, Array]:
+    """Take those whose names begin so out of a dictionary; they come without the prefix."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
 def _check(kind: type[Trainer], model: Any, metrics: Any, **parts: Any) -> None:
@@ -129,8 +142,8 @@ def _parts(stored: dict[str, Any], given: dict[str, Any], own: dict[str, Array])
     """Arguments of the trainer: what the caller has given, else what the file describes."""
     makers: dict[str, Callable[[Any], Any]] = {
         "model": lambda config: build(config, own),
-        "loss": lambda config: _made(losses, losses.Loss, config),
-        "optimizer": lambda config: _made(optimizers, optimizers.Optimizer, config),
+        "loss": lambda config: _made(losses.ALL, config),
+        "optimizer": lambda config: _made(optimizers.ALL, config),
         "scheduler": schedulers.from_config,
         "metrics": as_metrics,
     }
@@ -174,10 +187,23 @@ def _put_back(trainer: Trainer, stored: dict[str, Any], tensors: dict[str, Array
     for name, layer in model.layers():
         if name in keys:
             layer.key = checks.seed(keys[name], f"keys {name}")
-    trainer.history = History.from_dict(stored["history"])
     trainer.progress.load(stored["progress"])
     trainer.resumed_callbacks = [_callback(*pair) for pair in stored["callbacks"]]
     model.__dict__["training_record"] = record_of_training(stored["training"])
+
+
+def _history(stored: Any, tensors: dict[str, Array]) -> History:
+    """The results of all epochs: names of the columns, and an array for each."""
+    names = stored["columns"]
+    places = [str(i) for i in range(len(names))]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"history: expected names of columns, got {names!r:.50}")
+    if len(set(names)) < len(names) or tensors.keys() != set(places):
+        raise ValueError(f"history: expected one array for each of {names!r:.50}")
+    if any(array.ndim != 1 or array.dtype != np.float64 for array in tensors.values()):
+        raise ValueError("history: expected arrays of float64 with one dimension")
+    columns = {name: tensors[i].tolist() for name, i in zip(names, places, strict=True)}
+    return History.from_dict({"first": stored["first"], "history": columns})
 
 
 def _keys(model: Layer) -> dict[str, int]:
@@ -198,22 +224,21 @@ def _names(metrics: list[Any]) -> list[str] | None:
     return [metric.name for metric in metrics] if named else None
 
 
-def _described(module: Any, part: Any) -> dict[str, Any] | None:
+def _described(kinds: dict[str, Any], part: Any) -> dict[str, Any] | None:
     """A class of minidl's and its arguments, or None of what is code of the user's."""
     name = type(part).__name__
-    if name not in module.__all__ or getattr(module, name) is not type(part):
+    if kinds.get(name) is not type(part):
         return None
     return _or_none(lambda part: {"type": name, **part.config()}, part)
 
 
-def _made(module: Any, base: type, config: Any) -> Any:
+def _made(kinds: dict[str, Any], config: Any) -> Any:
     """The object that is described."""
     arguments = dict(config)
     name = arguments.pop("type")
-    made = getattr(module, name, None) if name in module.__all__ else None
-    if not isinstance(made, type) or not issubclass(made, base):
-        raise ValueError(f"unknown {base.__name__} {name!r}")
-    return made(**arguments)
+    if name not in kinds:
+        raise ValueError(f"type: expected one of {', '.join(kinds)}, got {name!r:.50}")
+    return kinds[name](**arguments)
 
 
 def _or_none(describe: Callable[[Any], dict[str, Any]], part: Any) -> dict[str, Any] | None:

@@ -86,6 +86,11 @@ def path(value: Any, name: str = "path") -> str:
     return text
 
 
+def printable(text: str) -> str:
+    """The text with control characters escaped: a file must not tell the terminal what to do."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def generator(value: Any, name: str = "rng") -> np.random.Generator:
     """A generator of NumPy's."""
     if not isinstance(value, np.random.Generator):
@@ -443,9 +448,9 @@ def known_name(value: Any, known: Iterable[str], name: str) -> str:
     if not isinstance(value, str) or value.lower() not in names:
         from difflib import get_close_matches
 
-        near = get_close_matches(str(value).lower(), names, 1, 0)[0]
+        near = get_close_matches(str(value)[:50].lower(), names, 1, 0)[0]
         raise ValueError(
-            f"{name}: expected one of {', '.join(names.values())}, got {value!r}; did you mean "
+            f"{name}: expected one of {', '.join(names.values())}, got {value!r:.50}; did you mean "
             f"{names[near]!r}?"
         )
     return names[value.lower()]

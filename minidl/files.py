@@ -7,12 +7,18 @@ import os
 import stat
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 from minidl import checks
 from minidl.memory import Array
 
 # errno, json and safetensors are imported where they are used: `import minidl` stays cheap.
+
+# Bytes of a file's header. All that is parsed before anything is known to be sound stands in it,
+# and parsed it takes up to 25 times as much; a checkpoint of 10,000 layers needs less.
+MOST_HEADER = 2**24
+LONGEST = 1000  # characters of a message: names in a file have any length
+DAMAGED = "not a safetensors file, or damaged: "
 
 
 class FormatError(ValueError):
@@ -20,7 +26,7 @@ class FormatError(ValueError):
 
     @classmethod
     @contextlib.contextmanager
-    def explains(cls, path: str | os.PathLike[str]) -> Iterator[None]:
+    def explains(cls, path: str | os.PathLike[str], what: str = "") -> Iterator[None]:
         """Errors of what a file holds become FormatErrors that name it."""
         try:
             yield
@@ -28,7 +34,9 @@ class FormatError(ValueError):
             raise
         except (AttributeError, LookupError, TypeError, ValueError, RecursionError,
                 OverflowError) as error:  # fmt: skip
-            raise cls(f"{checks.path(path)}: {type(error).__name__}: {error}") from None
+            said = f"{what}{type(error).__name__}: {error}"
+            said = said if len(said) <= LONGEST else f"{said[:LONGEST]}..."
+            raise cls(f"{checks.path(path)}: {checks.printable(said)}") from None
 
 
 class Header(dict[str, str]):
@@ -36,11 +44,49 @@ class Header(dict[str, str]):
 
     def read(self, name: str, *default: Any) -> Any:
         """The value of a name."""
-        import json
-
         if name not in self and default:
             return default[0]
-        return json.loads(self[name])
+        return from_json(self[name])
+
+
+def from_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises
+    ------
+    ValueError
+        It is no JSON, or an object has a name twice: another reader may take the other value.
+    """
+    import json
+
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"expected each name once, got {name!r:.50} twice")
+            seen.add(name)
+    return found
+
+
+def to_json(value: Any) -> str:
+    """A JSON text that `from_json` reads.
+
+    Raises
+    ------
+    TypeError, ValueError, RecursionError
+        JSON has no such value, it is nested too deeply, or two names become the same text.
+    """
+    import json
+
+    text = json.dumps(value)
+    from_json(text)
+    return text
 
 
 def _permissions(path: str) -> int:
@@ -110,10 +156,24 @@ def _replace(path: str, data: bytes) -> None:
 def write_safetensors(
     path: str | os.PathLike[str], tensors: dict[str, Array], header: dict[str, str]
 ) -> None:
-    """Write tensors and metadata, atomically."""
+    """Write tensors and metadata, atomically.
+
+    Raises
+    ------
+    ValueError
+        The header would be longer than `read_safetensors` reads; nothing is written.
+    OSError
+        It cannot be written.
+    """
     from safetensors.numpy import save
 
-    write_atomically(path, save(tensors, header))
+    data = save(tensors, header)
+    length = int.from_bytes(data[:8], "little")
+    if length > MOST_HEADER:
+        raise ValueError(
+            f"header: expected at most {MOST_HEADER} bytes of metadata and names, got {length}"
+        )
+    write_atomically(path, data)
 
 
 READERS = {  # of each form that minidl writes
@@ -129,21 +189,6 @@ def _other(header: Header) -> str:
     return f"it is for {reader}" if reader else "load its tensors with load_state_dict"
 
 
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[Any]:
-    """A safetensors file, open; its errors, and those in the block, are FormatErrors."""
-    from safetensors import SafetensorError, safe_open
-
-    _permissions(path)
-    with open(path, "rb"):  # what may not be read is an OSError
-        pass
-    try:
-        with FormatError.explains(path), safe_open(path, framework="np") as file:
-            yield file
-    except SafetensorError as error:
-        raise FormatError(f"{path}: not a safetensors file, or damaged: {error}") from None
-
-
 def form_of(path: str | os.PathLike[str]) -> str | None:
     """What the metadata of a safetensors file say that it is, one of `READERS`; or None.
 
@@ -154,8 +199,10 @@ def form_of(path: str | os.PathLike[str]) -> str | None:
     OSError
         It cannot be read.
     """
-    with _opened(checks.path(path)) as file:
-        form = (file.metadata() or {}).get("format")
+    path = checks.path(path)
+    _permissions(path)
+    with open(path, "rb") as file, FormatError.explains(path, DAMAGED):
+        form = _read_header(file)[0].get("format")
         return form if form in READERS else None
 
 
@@ -164,6 +211,9 @@ def read_safetensors(
 ) -> tuple[Header, dict[str, Array]]:
     """Metadata and tensors of a file whose metadata say that it is of this form.
 
+    The file is read, not mapped: to read a map of a file that is cut short meanwhile is the end of
+    the process.
+
     Raises
     ------
     FormatError
@@ -171,9 +221,40 @@ def read_safetensors(
     OSError
         It cannot be read.
     """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
     path = checks.path(path)
-    with _opened(path) as file:
-        header = Header(file.metadata() or {})
+    _permissions(path)
+    with open(path, "rb") as file:
+        with FormatError.explains(path, DAMAGED):
+            header, size = _read_header(file)
         if header.get("format") != form:
             raise FormatError(f"{path}: a safetensors file, but not {what}: {_other(header)}")
-        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        file.seek(0)
+        data = file.read(size)
+    try:
+        with FormatError.explains(path):
+            return header, load(data)
+    except SafetensorError as error:
+        raise FormatError(f"{path}: {DAMAGED}{error}") from None
+
+
+def _read_header(file: BinaryIO) -> tuple[Header, int]:
+    """The metadata, and the size of the file, which must be that of its header and tensors."""
+    size = os.fstat(file.fileno()).st_size
+    if size < 8:
+        raise ValueError(f"expected at least 8 bytes, got {size}")
+    length = int.from_bytes(file.read(8), "little")
+    if size < 8 + length:
+        raise ValueError(f"expected 8 bytes and {length} of header, got {size}")
+    if length > MOST_HEADER:
+        raise ValueError(f"expected a header of at most {MOST_HEADER} bytes, got {length}")
+    described = from_json(file.read(length).decode())
+    metadata = Header(described.pop("__metadata__", {}))
+    if not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("expected texts as metadata")
+    end = max((tensor["data_offsets"][1] for tensor in described.values()), default=0)
+    if size != 8 + length + end:
+        raise ValueError(f"expected 8 bytes, {length} of header and {end} of tensors, got {size}")
+    return metadata, size

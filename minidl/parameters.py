@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from math import prod
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class Parameter:
         if self.layout != "flat":
             _, rows, columns = self._rows_and_columns(itemsize)
             return rows * row_bytes(columns, itemsize) // itemsize
-        return row_bytes(int(np.prod(self.shape)), itemsize) // itemsize
+        return row_bytes(prod(self.shape), itemsize) // itemsize
 
     def view(self, flat: Array, store: Store | None = None) -> Array:
         """This parameter's part of a flat vector of its store, or of another, in its own shape."""
@@ -63,7 +64,7 @@ class Parameter:
             transposed, rows, columns = self._rows_and_columns(flat.itemsize)
             part = part.reshape(rows, row_bytes(columns, flat.itemsize) // flat.itemsize)
             return part[:, :columns].T if transposed else part[:, :columns]
-        return part[: int(np.prod(self.shape))].reshape(self.shape)
+        return part[: prod(self.shape)].reshape(self.shape)
 
     def at(self, flat: Array) -> int:
         """Address of this parameter's part of a flat vector."""

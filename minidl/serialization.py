@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from minidl import checks, layers
-from minidl.files import FormatError, Header, read_safetensors, write_safetensors
+from minidl.files import FormatError, Header, read_safetensors, to_json, write_safetensors
 from minidl.layers import Layer, Residual, Sequential
 from minidl.layers.container import Container
 from minidl.memory import Array
 
-# json and inspect are imported where it is used: `import minidl` stays cheap.
+# inspect is imported where it is used: `import minidl` stays cheap.
 
 FORMAT = "minidl-1"
 MOST_LAYERS = 10_000
@@ -46,31 +46,28 @@ def save(
     TypeError
         A layer is not minidl's, or the metadata are not for JSON; nothing is written.
     ValueError
-        A parameter is NaN or infinite, or there are more than 10,000 layers or 50 inside each
-        other: `load` would refuse the file. Nothing is written.
+        A parameter is NaN or infinite, there are more than 10,000 layers or 50 inside each other,
+        or metadata and names take more than 16 MiB: `load` would refuse the file. Nothing is
+        written.
     OSError
         The file cannot be written; what was there is still there.
     """
-    import json
-
     header = {
         "metadata": metadata_text(metadata),
         "format": FORMAT,
-        "architecture": json.dumps(architecture(model)),
-        "training": json.dumps(model.__dict__.get("training_record")),
+        "architecture": to_json(architecture(model)),
+        "training": to_json(model.__dict__.get("training_record")),
     }
     write_safetensors(path, finite_state(model), header)
 
 
 def metadata_text(metadata: dict[str, Any] | None) -> str:
     """A dictionary of the user's as JSON."""
-    import json
-
     metadata = {} if metadata is None else metadata
     if not isinstance(metadata, dict):
         raise TypeError(f"metadata: expected a dict, got {type(metadata).__name__}")
     try:
-        return json.dumps(metadata)
+        return to_json(metadata)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"metadata: expected what JSON can hold: {error}") from None
 
@@ -113,7 +110,7 @@ def record_of_training(stored: Any) -> dict[str, Any] | None:
         raise ValueError(f"training: expected an object with results, got {stored!r:.50}")
     for name, value in stored["results"].items():
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueError(f"training: expected a number as {name}, got {value!r:.50}")
+            raise ValueError(f"training: expected a number as {name!r:.50}, got {value!r:.50}")
         float(value)  # a huge one could not be shown
     return stored
 

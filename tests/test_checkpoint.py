@@ -524,16 +524,6 @@ def parts_of(path):
         return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def test_a_cut_file(tmp_path):
-    saved = tmp_path / "c"
-    minidl.Trainer(minidl.Sequential(minidl.Linear(1, 1))).save_checkpoint(saved)
-    data = saved.read_bytes()
-    length = 8 + int.from_bytes(data[:8], "little")
-    for cut in (*range(length + 1), len(data) - 1):
-        saved.write_bytes(data[:cut])
-        refused(saved)
-
-
 CHANGED = {
     "missing": lambda t, name: t.pop(name),
     "of another shape": lambda t, name: t.update({name: np.zeros((2, 9), t[name].dtype)}),

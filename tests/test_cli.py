@@ -625,6 +625,27 @@ def test_a_network_predicts_for_tables_and_arrays(folder):
     assert "want a .csv" in fail("predict", "flowers.safetensors", "new.txt")
 
 
+@pytest.mark.parametrize(
+    ("outputs", "more"),
+    [(2, {"classes": ["x", "y"]}), (1, {"target_mean": 1.0, "target_scale": 2.0})],
+)
+def test_metadata_that_say_something_else(outputs, more, folder):
+    """One line that names the file, or predictions that nothing keeps from being made."""
+    facts = {"writer": "minidl train", "features": ["a", "b", "c"], "target": "t", **more,
+             "mean": [0.0] * 3, "scale": [1.0] * 3}  # fmt: skip
+    np.savez(folder / "new.npz", X=np.zeros((2, 3)))
+    minidl.save(model.mlp([3, outputs], False, seed=0), "m", facts)
+    run("predict", "m", "new.npz")
+    refused = 0
+    for key in facts.keys() - {"writer"}:
+        for other in (None, 3, "x", [], [[1]], {}, [None] * 3, [1e400] * 3):
+            minidl.save(model.mlp([3, outputs], False, seed=0), "m", facts | {key: other})
+            result = CliRunner().invoke(app, ["predict", "m", "new.npz"])
+            assert result.exit_code in (0, 2), result.exception
+            refused += result.output.startswith("error: m: metadata: ")
+    assert refused > 15
+
+
 @pytest.mark.parametrize("arguments", [["bogus"], ["train", "no.npz"]])
 def test_errors_go_to_stderr(arguments, folder):
     done = python(*MAIN, *arguments, cwd=folder, check=False)

@@ -120,17 +120,31 @@ def predict(model_path: Path, path: Path, proba: bool, ignored: Sequence[str]) -
     ------
     CliError
         The model is not one of `minidl train`, or the table does not suit it.
+    FormatError
+        The file of the model is damaged.
     """
     model = minidl.load(model_path)
     metadata: dict[str, Any] = model.metadata
-    classes: list[Any] | None = metadata.get("classes")
-    check_use(model_path, metadata, proba, classes is not None)
-    target = metadata["target"]
-    X = _features(path, metadata["features"], target, ignored)
-    scaled = data.standardise(X, np.array(metadata["mean"]), np.array(metadata["scale"]))
+    check_use(model_path, metadata, proba, metadata.get("classes") is not None)
+    with minidl.FormatError.explains(model_path, "metadata: "):
+        features, target = [str(name) for name in metadata["features"]], str(metadata["target"])
+        mean, scale = (
+            np.broadcast_to(np.array(metadata[name], np.float64), len(features))
+            for name in ("mean", "scale")
+        )
+        classes: list[Any] | None = None
+        if metadata.get("classes") is not None:
+            classes = list(metadata["classes"])
+        else:
+            factor, shift = float(metadata["target_scale"]), float(metadata["target_mean"])
+        wanted, given = 1 if classes is None else len(classes), model.output_features(len(features))
+        if given != wanted:
+            raise ValueError(f"expected a model with {wanted} outputs, got {given}")
+    X = _features(path, features, target, ignored)
+    scaled = data.standardise(X, mean, scale)
     outputs = model.predict(scaled).astype(np.float64)
     if classes is None:
-        values = outputs[:, 0] * metadata["target_scale"] + metadata["target_mean"]
+        values = outputs[:, 0] * factor + shift
         return as_csv(target, values.tolist())
     labels = [classes[i] for i in outputs.argmax(axis=1)]
     return as_csv(target, labels, classes, probabilities(outputs) if proba else None)

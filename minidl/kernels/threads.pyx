@@ -46,6 +46,21 @@ cdef extern from * nogil:
         sched_yield(); }
       static inline void minidl_wake(int *word) { (void)word; }
     #endif
+    /* ThreadSanitizer does not see how OpenMP starts and ends a region: it is told. */
+    #if defined(__SANITIZE_THREAD__)
+      #define MINIDL_TSAN 1
+    #elif defined(__has_feature)
+      #if __has_feature(thread_sanitizer)
+        #define MINIDL_TSAN 1
+      #endif
+    #endif
+    #ifdef MINIDL_TSAN
+      extern void __tsan_acquire(void *);
+      extern void __tsan_release(void *);
+    #else
+      #define __tsan_acquire(address) ((void)(address))
+      #define __tsan_release(address) ((void)(address))
+    #endif
     #define MINIDL_SPINS 1000  /* looks before sleeping: some 20 microseconds */
     static void minidl_wait(minidl_barrier *b, int size) {
       int round = __atomic_load_n(&b->round, __ATOMIC_RELAXED);
@@ -68,6 +83,8 @@ cdef extern from * nogil:
     int omp_get_num_threads()
     void omp_set_num_threads(int n)
     void minidl_wait(Barrier* barrier, int size)
+    void see "__tsan_acquire"(void* what)  # what was done before `pass_on` of the same
+    void pass_on "__tsan_release"(void* what)
     int getpid()
 
 cdef enum:
@@ -118,8 +135,10 @@ cdef void run(Work work, void* context, int size) noexcept nogil:
         work(context, &alone)
         return
     pool_owner = getpid()
+    pass_on(&barrier)
     with parallel(num_threads=size):
         member(work, context, threadid(), &barrier)
+    see(&barrier)
 
 
 cdef void member(Work work, void* context, int rank, Barrier* barrier) noexcept nogil:
@@ -127,7 +146,9 @@ cdef void member(Work work, void* context, int rank, Barrier* barrier) noexcept 
     team.rank = rank
     team.size = omp_get_num_threads()  # may be fewer than asked for
     team.barrier = barrier
+    see(barrier)
     work(context, &team)
+    pass_on(barrier)
 
 
 cdef class Pace:

@@ -108,8 +108,8 @@ class Sequential(Container):
             return repr(self)
         results = ", ".join(f"{name}={value:.4g}" for name, value in record["results"].items())
         lines = [f"{name}: {value}" for name, value in record.items() if name != "results"]
-        return "\n".join([repr(self), "trained with", *(f"  {line}" for line in lines),
-                          f"  last results: {results}"])  # fmt: skip
+        lines = [checks.printable(line) for line in (*lines, f"last results: {results}")]
+        return "\n".join([repr(self), "trained with", *(f"  {line}" for line in lines)])
 
     def fuse(self) -> Sequential:
         """Make a model for prediction that has less to do.

@@ -148,7 +148,7 @@ class NamedMetric(Metric):
         digits = name.removeprefix("top_")
         k = int(digits) if digits != name and digits.isdecimal() else 0
         if not k and name not in NAMES:
-            raise ValueError(f"metrics: unknown {name!r}{_nearest(name)}")
+            raise ValueError(f"metrics: unknown {name!r:.50}{_nearest(name)}")
         if name in SKLEARN:  # an error now, not after an epoch
             sklearn(name)
         function, needs, tasks = NAMES["top_k" if k else name]
@@ -200,7 +200,7 @@ def as_metrics(metrics: Iterable[str | Metric | Function]) -> list[Metric]:
 def _nearest(name: str) -> str:
     from difflib import get_close_matches
 
-    near = get_close_matches(name.lower(), NAMES, 1)
+    near = get_close_matches(name[:50].lower(), NAMES, 1)
     return f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(NAMES)}"
 
 

@@ -12,6 +12,7 @@ from minidl.kernels.operations import MAX_GROUPS
 Groups: TypeAlias = "list[dict[str, Any]]"
 
 KEYS = ("params", "lr", "weight_decay")
+MOST_PATTERNS = 100  # of a group: each is held against the name of every parameter
 
 
 def as_groups(groups: Any, name: str) -> Groups | None:
@@ -47,6 +48,10 @@ def _as_group(group: Any, name: str) -> dict[str, Any]:
         isinstance(patterns, (list, tuple)) and patterns and all(type(p) is str for p in patterns)
     ):
         raise TypeError(f'{name}["params"]: expected a pattern or a list of them, got {given!r}')
+    if len(patterns) > MOST_PATTERNS:
+        raise ValueError(
+            f'{name}["params"]: expected at most {MOST_PATTERNS} patterns, got {len(patterns)}'
+        )
     rates = {k: checks.number(group[k], f'{name}["{k}"]', 0) for k in KEYS[1:] if k in group}
     return {"params": list(patterns), **rates}
 

@@ -33,6 +33,7 @@ class Scheduler:
     """
 
     arguments: tuple[str, ...] = ()  # names of those of the constructor
+    depth = 0  # schedules inside each other
     unit = "epoch"  # the interval, unless another is given
     multiplies = False  # True if the rate is the base rate times a factor: what can be chained
 

@@ -11,6 +11,8 @@ from minidl.schedulers.base import Rates, Scheduler, Times, increasing
 from minidl.schedulers.function import as_scheduler
 from minidl.schedulers.plateau import ReduceLROnPlateau
 
+DEEPEST = 8  # schedules inside each other: each asks its parts twice
+
 
 class _Composed(Scheduler):
     """Several schedules, which count what the outer one counts."""
@@ -24,6 +26,9 @@ class _Composed(Scheduler):
         found = tuple(as_scheduler(one, f"schedulers[{i}]") for i, one in enumerate(schedulers))
         for i, one in enumerate(found):
             self._admit(one, f"schedulers[{i}]")
+        self.depth = 1 + max(one.depth for one in found)
+        if self.depth > DEEPEST:
+            raise ValueError(f"schedulers: expected at most {DEEPEST} inside each other")
         self.schedulers = found
 
     def _admit(self, one: Scheduler, name: str) -> None:
@@ -162,7 +167,8 @@ class ChainedScheduler(_Composed):
     @property
     def length(self) -> int | None:
         """The longest of those that have an end."""
-        return max((one.length for one in self.schedulers if one.length is not None), default=None)
+        lengths = [one.length for one in self.schedulers]
+        return max((length for length in lengths if length is not None), default=None)
 
     def at(self, base: float, t: Times) -> Rates:
         """The formula: rates at the times t."""
