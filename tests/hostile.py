@@ -211,7 +211,7 @@ class Mutator:
             if rng.random() < 0.5:
                 return self.bytes_changed(data, rng)
             return self.mutate(rng.choice(self.files), rng)
-        for _ in range(rng.choice((1, 1, 2, 4))):
+        for _ in range(rng.choice((1, 1, 1, 3))):
             change = rng.choice(
                 (self.a_part, self.a_part, self.a_part, self.a_layer, self.a_tensor)
             )
@@ -242,9 +242,11 @@ class Mutator:
     def a_part(self, parts, tensors, rng):
         """A value somewhere in the JSON."""
         node, key = place(parts, rng)
-        kind = rng.randrange(7)
+        kind = rng.randrange(9)
         if kind == 0:
             del node[key]
+        elif kind > 6 and type(node[key]) in (int, float):
+            node[key] = rng.choice((node[key] + 1, node[key] * 2, node[key] * 0.5, -node[key]))
         elif kind == 1:
             node[key] = some((*self.described, *self.names), rng)
         elif kind == 2 and isinstance(node, list):
@@ -382,6 +384,6 @@ def mutants(files, seed):
     mutator = Mutator(files)
     while True:
         data = rng.choice(files)
-        for _ in range(rng.choice((1, 1, 2, 5))):
+        for _ in range(rng.choice((1, 1, 1, 4))):
             data = mutator.mutate(data, rng)
             yield data
