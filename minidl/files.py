@@ -74,8 +74,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def to_json(value: Any) -> str:
-    """A JSON text that `from_json` reads.
+def to_json(value: Any, **options: Any) -> str:
+    """A JSON text that `from_json` reads; `options` are those of `json.dumps`.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def to_json(value: Any) -> str:
     """
     import json
 
-    text = json.dumps(value)
+    text = json.dumps(value, **options)
     from_json(text)
     return text
 

@@ -1,4 +1,4 @@
-"""Fuzzing of `minidl.load` and `Trainer.resume`: is there a file that is no FormatError, and harms?
+"""Fuzzing of `load`, `resume` and `load_tabular`: is there a file that is taken, and does harm?
 
     pip install atheris
     python tests/fuzz_files.py SECONDS [FOLDER]
@@ -22,6 +22,7 @@ with atheris.instrument_imports(include=["minidl"]):
     import minidl.history
     import minidl.prediction
     import minidl.serialization
+    import minidl.sklearn.tabular_files
     import minidl.trainer  # noqa: F401
 
 import hostile
@@ -39,15 +40,14 @@ def main(seconds, place):
         for i, data in enumerate([*files, *(path.read_bytes() for path in KNOWN.iterdir())]):
             (folder / "corpus" / str(i)).write_bytes(data)
         mutator = hostile.Mutator(files)
-        tried = {"inputs": 0, "load": 0, "resume": 0}
+        tried = {"inputs": 0, "load": 0, "resume": 0, "tabular": 0}
 
         def one(data):
             tried["inputs"] += 1
             for name in hostile.try_file(data, folder):
                 tried[name] += 1
             if tried["inputs"] % 5000 == 0:
-                print("tried {inputs}, taken by load {load}, by resume {resume}".format(**tried),
-                      flush=True)  # fmt: skip
+                print("tried", tried, flush=True)
 
         def mutate(data, longest, seed):
             rng = random.Random(seed)

@@ -8,6 +8,7 @@ import struct
 import numpy as np
 
 import minidl
+from minidl import sklearn
 from minidl.serialization import _tensors
 
 READERS = {"load": minidl.load, "resume": minidl.Trainer.resume}
@@ -81,6 +82,13 @@ def trainings():
         yield trainer
 
 
+def tables():
+    """Tabular estimators, with numbers, categories and missing values."""
+    X = [[i, i % 3 and float(i), "even" if i % 2 == 0 else None] for i in range(40)]
+    for kind, y in (("TabularClassifier", ["a", "b"] * 20), ("TabularRegressor", range(40))):
+        yield getattr(sklearn, kind)(2, max_iter=2, random_state=0).fit(X, y)
+
+
 def seeds(folder):
     """The bytes of sound files, models and checkpoints."""
     path = folder / "seed"
@@ -93,6 +101,9 @@ def seeds(folder):
         found.append(path.read_bytes())
         minidl.save(trainer.model, path)
         found.append(path.read_bytes())
+    for estimator in tables():
+        sklearn.save_tabular(estimator, path, metadata={"a": None})
+        found.append(path.read_bytes())
     path.unlink()
     return found
 
@@ -101,7 +112,7 @@ def seeds(folder):
 
 
 def try_file(data, folder):
-    """Read a file of these bytes in both ways; give the names of the readers that took it.
+    """Read a file of these bytes in all ways; give the names of the readers that took it.
 
     It is refused by a FormatError that names it and is no longer than a page, or what comes out of
     it is sound: it can be shown, written, and read again as the same.
@@ -109,7 +120,7 @@ def try_file(data, folder):
     path = folder / "file"
     path.write_bytes(data)
     took = []
-    for name, read in READERS.items():
+    for name, read in {**READERS, "tabular": sklearn.load_tabular}.items():
         try:
             found = read(path)
         except minidl.FormatError as error:
@@ -165,7 +176,17 @@ def use_trainer(trainer, path):
     predict(trainer.model)
 
 
-USES = {"load": use_model, "resume": use_trainer}
+def use_tabular(estimator, path):
+    """Write it, and read it again."""
+    repr(estimator)
+    sklearn.save_tabular(estimator, path, estimator.metadata_)
+    written = cut_up(path.read_bytes())
+    again = sklearn.load_tabular(path)
+    sklearn.save_tabular(again, path, again.metadata_)
+    assert cut_up(path.read_bytes()) == written
+
+
+USES = {"load": use_model, "resume": use_trainer, "tabular": use_tabular}
 
 
 # ----------------------------------------------------------------------------------- changing

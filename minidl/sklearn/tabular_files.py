@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +12,14 @@ from sklearn.utils.validation import check_is_fitted
 
 import minidl
 from minidl import checks
-from minidl.files import FormatError, Header, read_safetensors, write_safetensors
+from minidl.files import (
+    MOST_HEADER,
+    FormatError,
+    Header,
+    read_safetensors,
+    to_json,
+    write_safetensors,
+)
 from minidl.memory import Array
 from minidl.serialization import (
     architecture,
@@ -84,10 +90,10 @@ def save_tabular(
         parameters["random_state"] = None
     header = {
         "format": FORMAT,
-        "estimator": json.dumps(type(estimator).__name__),
+        "estimator": to_json(type(estimator).__name__),
         "parameters": _json(parameters, "parameters"),
         "encoder": _json(_encoder_state(estimator.encoder_), "categories"),
-        "architectures": json.dumps([architecture(model) for model in estimator.models_]),
+        "architectures": to_json([architecture(model) for model in estimator.models_]),
         "learned": _json(_learned(estimator), "classes"),
         "metadata": metadata_text(metadata),
     }
@@ -126,7 +132,7 @@ def load_tabular(path: str | os.PathLike[str]) -> Estimator:
 def _json(value: Any, what: str) -> str:
     """JSON of numbers of NumPy too."""
     try:
-        return json.dumps(value, default=_plain, allow_nan=False)
+        return to_json(value, default=_plain, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(f"{what}: expected what JSON can hold: {error}") from None
 
@@ -263,6 +269,8 @@ def _take_learned(estimator: Estimator, learned: dict[str, Any]) -> int:
         dtype = np.dtype(learned["dtype"])
         if dtype.kind not in "biufUO":
             raise ValueError(f"dtype: expected that of numbers or strings, got {dtype}")
+        if dtype.itemsize * len(learned["classes_"]) > MOST_HEADER:
+            raise ValueError(f"dtype: expected one for shorter strings, got {dtype}")
         estimator.classes_ = np.array(learned["classes_"], dtype)
         if estimator.classes_.ndim != 1 or len(set(estimator.classes_.tolist())) < 2:
             raise ValueError("classes_: expected at least two")
