@@ -61,6 +61,9 @@ cdef extern from * nogil:
       #define __tsan_acquire(address) ((void)(address))
       #define __tsan_release(address) ((void)(address))
     #endif
+    static inline int minidl_get(int *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
+    static inline void minidl_set(int *word, int value) {
+      __atomic_store_n(word, value, __ATOMIC_RELAXED); }
     #define MINIDL_SPINS 1000  /* looks before sleeping: some 20 microseconds */
     static void minidl_wait(minidl_barrier *b, int size) {
       int round = __atomic_load_n(&b->round, __ATOMIC_RELAXED);
@@ -82,6 +85,8 @@ cdef extern from * nogil:
     int omp_get_max_threads()
     int omp_get_num_threads()
     void omp_set_num_threads(int n)
+    int get "minidl_get"(int* word)
+    void set "minidl_set"(int* word, int value)
     void minidl_wait(Barrier* barrier, int size)
     void see "__tsan_acquire"(void* what)  # what was done before `pass_on` of the same
     void pass_on "__tsan_release"(void* what)
@@ -91,6 +96,7 @@ cdef enum:
     ROUNDS = 5
     HOLDS = 2
 
+# Threads of Python read and write these at the same time, without the GIL too.
 cdef int requested = 0     # by set_num_threads; 0: not set
 cdef int available = 1     # CPUs by affinity and quota; set by limit_available at import
 cdef int initial = omp_get_max_threads()  # OpenMP's limit before anybody asked
@@ -101,18 +107,16 @@ cdef int asked = 0         # process that has asked for a number, 0 for none
 
 cdef bint must_be_serial() noexcept nogil:
     """True in a child of a fork, unless it has asked for threads and the parent used none."""
-    cdef int pid = getpid()
-    return pid != home and (asked != pid or (pool_owner != 0 and pool_owner != pid))
+    cdef int pid = getpid(), owner = get(&pool_owner)
+    return pid != home and (get(&asked) != pid or (owner != 0 and owner != pid))
 
 
 cdef int thread_limit() noexcept nogil:
     """Threads that a program started now may use."""
-    cdef int n = omp_get_max_threads()
+    cdef int n = omp_get_max_threads(), wanted = get(&requested)
     if must_be_serial():
         return 1
-    if requested > 0:
-        return min(n, requested)
-    return min(n, available)
+    return min(n, wanted if wanted > 0 else get(&available))
 
 
 cdef void wait(Team* team) noexcept nogil:
@@ -123,7 +127,6 @@ cdef void wait(Team* team) noexcept nogil:
 
 cdef void run(Work work, void* context, int size) noexcept nogil:
     """Run work(context, team) on `size` threads and wait for them."""
-    global pool_owner
     cdef Barrier barrier
     cdef Team alone
     barrier.waiting = barrier.sleeping = 0
@@ -134,7 +137,7 @@ cdef void run(Work work, void* context, int size) noexcept nogil:
         alone.barrier = &barrier
         work(context, &alone)
         return
-    pool_owner = getpid()
+    set(&pool_owner, getpid())
     pass_on(&barrier)
     with parallel(num_threads=size):
         member(work, context, threadid(), &barrier)
@@ -207,15 +210,13 @@ cdef class Pace:
 
 def limit_available(int n):
     """Tell how many CPUs affinity and quota leave."""
-    global available
-    available = n
+    set(&available, n)
 
 
 def set_requested(int n):
     """Ask for n threads (0: as many as there are); the calling thread's OpenMP limit follows."""
-    global requested, asked
-    requested = n
-    asked = getpid() if n > 0 else 0
+    set(&requested, n)
+    set(&asked, getpid() if n > 0 else 0)
     omp_set_num_threads(n if n > 0 else initial)
 
 
@@ -228,7 +229,7 @@ def limit_own(n):
 
 def get_requested():
     """What `set_requested` was last given."""
-    return requested
+    return get(&requested)
 
 
 def limit():
