@@ -286,7 +286,13 @@ def timed(action):
     return time.perf_counter() - start
 
 X, y = make_data(600)
-met = 0
+met = tries = 0
+
+def another():
+    global tries
+    tries += 1
+    return met < count and tries <= 50 * count  # some come too late, the more the busier it is
+
 if what == "fit":
     blocks.BLOCK = blocks.SCATTERED = 32 * BATCH * COLUMNS * 4
     np.save(path + ".npy", X)
@@ -297,8 +303,8 @@ if what == "fit":
                     callbacks=callbacks)
     whole = [make_trainer() for _ in range(3)]
     seconds = [timed(lambda: fit(trainer, epochs, kind)) for kind, trainer in enumerate(whole)]
-    for i in range(count):
-        trainer, kind = make_trainer(), i % 3
+    while another():
+        trainer, kind = make_trainer(), tries % 3
         met += interrupt(lambda: fit(trainer, epochs, kind), seconds[kind])
         assert all(layer.training for _, layer in trainer.model.tree())
         minidl.save(trainer.model, path)
@@ -313,7 +319,7 @@ else:
         write(trainer, path)
         known.append(contents(path))
     seconds = timed(lambda: write(new, path))
-    for _ in range(count):
+    while another():
         write(old, path)
         met += interrupt(lambda: write(new, path), seconds)
         assert os.listdir(folder) == ["m"]
@@ -326,15 +332,15 @@ whats = pytest.mark.parametrize("what", ["fit", *WRITERS])
 @whats
 @pytest.mark.parametrize("threads", THREADS[:2])
 def test_ctrl_c_at_random_moments(what, threads, tmp_path):
-    assert int(python("-c", STORM, what, 12, 0, threads, tmp_path).stdout) > 2
+    assert int(python("-c", STORM, what, 6, 0, threads, tmp_path).stdout) == 6
 
 
 @pytest.mark.soak
 @whats
 @pytest.mark.parametrize("threads", THREADS[:2])
 def test_many_times_ctrl_c(what, threads, tmp_path):
-    done = python("-c", STORM, what, 500, 1, threads, tmp_path, timeout=600)
-    assert int(done.stdout) >= 200
+    done = python("-c", STORM, what, 200, 1, threads, tmp_path, timeout=900)
+    assert int(done.stdout) == 200
 
 
 # A child works in a loop until it is killed; its parent looks at what it has left.
