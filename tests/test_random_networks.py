@@ -378,6 +378,7 @@ class Oracle:
         self.values = [p.astype(float) for p in parts.model().parameters()]
         self.optimizer = kind(self.values, **params)
         self.largest = [0.0] * len(self.values)
+        self.cancelled = [np.zeros(v.shape) for v in self.values]
         self.sees = True
 
     def see(self, model, rows, step):
@@ -436,9 +437,21 @@ class Oracle:
             moves = max(largest(value - before[i]), optimizer.lr * largest(self.gradients[i]))
             self.largest[i] = max(self.largest[i], moves)
             allowed = rtol * self.largest[i] + 8 * self.unit * largest(value)
-            error = largest(np.maximum(np.abs(own - value) - 2 * optimizer.lr * doubtful[i], 0))
+            slack = 2 * optimizer.lr * doubtful[i] + allowed * self.cancels(i, before[i])
+            error = largest(np.maximum(np.abs(own - value) - slack, 0))
             assert not error > allowed, f"update {i}: off by {error:.3g}, allowed {allowed:.3g}"
             value[...] = own  # each update is checked by itself
+
+    def cancels(self, i, weight):
+        """How many times larger than their sum gradient and decay are, or were: at most 1e8."""
+        g, decay = (
+            self.gradients[i].astype(float),
+            self.parts.optimizer.params.get("weight_decay", 0),
+        )
+        size = np.abs(g) + np.abs(decay * weight)
+        now = np.minimum(size / np.maximum(np.abs(g + decay * weight), 1e-300), 1e8)
+        self.cancelled[i] = np.maximum(self.cancelled[i], now)  # moments keep what was rounded
+        return self.cancelled[i]
 
     def doubtful(self):
         """Where Lion's sign is that of a rounding error."""
