@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 REPEATS = 5
+PAUSE = 0.1  # seconds: idle threads of the library that ran before spin for a while
 ROWS = 4096
 # Widths, and the size of a batch: one thread each, what is tried with more, and what takes all.
 NETWORKS = {
@@ -159,6 +160,7 @@ def measure(names, repeats):
     best = dict.fromkeys(works, np.inf)
     for _ in range(repeats):
         for name, work in works.items():
+            time.sleep(PAUSE)
             best[name] = min(best[name], timed(work))
     for name, seconds in best.items():
         work = works[name]
