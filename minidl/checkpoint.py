@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from minidl.trainer import Trainer
 
 FORMAT = "minidl-checkpoint-1"
-OPTIONS = ("clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay")
+OPTIONS = (
+    "clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay", "micro_batch_size",
+    "checkpoint", "memory_limit",
+)  # fmt: skip
 COUNTS = ("step", "tick", "average_from")  # of the optimizer's state
 
 

@@ -61,7 +61,7 @@ def go_through(
             loss, y = trainer._targets(data, loss, block)
             rows = len(block.x[0])
             size = min(batch_size, rows)
-            batch = trainer._program("evaluate", trainer._columns(block), size, loss, None)
+            batch = trainer._program("evaluate", trainer._columns(block), size, loss)
             if wanted and data.rows is not None and not outputs:  # is there room for all of them?
                 check_room(data.rows * batch.columns * model.dtype.itemsize, OUTPUTS)
             out = empty((rows, batch.columns), model.dtype, OUTPUTS) if wanted else None

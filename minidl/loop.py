@@ -174,7 +174,7 @@ class Loop:
                     ended = len(progress.ended)
                     logs = self._note()
                     if bar is not None:
-                        bar.update(ended, logs)
+                        bar.update(ended, logs, trainer.chosen)
         finally:
             while progress.ended:  # an interrupt came first
                 self._enter_results()
@@ -208,7 +208,9 @@ class Loop:
 
     def _make_program(self) -> BatchProgram:
         """The program for data in memory; made once, since the trainer keeps it."""
-        rows = min(self.batch_size + 1, len(self.data.x[0]))
+        rows = len(self.data.x[0])
+        merged = self.last_batch == "merge" and rows % self.batch_size == 1
+        rows = min(self.batch_size + merged, rows)
         columns = self.trainer._columns(self.data)
         return self.trainer._train_program(columns, self.loss, rows, self.least)
 
@@ -489,10 +491,10 @@ def not_finite(
 ) -> NonFiniteError:
     """Bring back what `keeper` has saved, and say what happened in `batch`."""
     program = batch.program
-    epoch, position, step, _ = program.position()
+    epoch, position, step, tick = program.position()
     if status == "parameters":  # found at the end of the epoch
-        epoch, step, position = epoch - 1, step - 1, -1
-    layer = batch.plan.first_not_finite(program.rows_of(position))
+        epoch, step, tick, position = epoch - 1, step - 1, tick - 1, -1
+    layer = batch.plan.first_not_finite(position, step, tick)
     what = {"loss": "the loss", "parameters": "a parameter", "gradient": "the gradient"}[status]
     if status == "parameters" and np.isfinite(state.store.values).all():
         what = "a moment of the optimizer"

@@ -110,14 +110,18 @@ class Store:
         return self._gradients
 
     @property
+    def vector_bytes(self) -> int:
+        """Bytes of a vector parallel to the trainable part."""
+        return max(self.trainable * self.dtype.itemsize, LINE)
+
+    @property
     def gradient_bytes(self) -> int:
         """Bytes of the gradients; 0 before they are first asked for."""
         return 0 if self._gradients is None else self._gradients.nbytes
 
     def zeros(self, count: int | None = None) -> Array:
         """A vector parallel to the trainable part; or `count` of them, (count, n)."""
-        size = max(self.trainable * self.dtype.itemsize, LINE)
-        size *= 1 if count is None else count
+        size = self.vector_bytes * (1 if count is None else count)
         flat = allocate(size, "vectors parallel to the parameters").view(self.dtype)
         return flat if count is None else flat.reshape(count, -1)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +13,7 @@ from minidl import checks, ending, losses, optimizers
 from minidl.callbacks import Callback, ProgressBar, as_callbacks
 from minidl.checkpoint import OPTIONS, restore_state, resume, save_checkpoint, state_tensors
 from minidl.evaluation import evaluate
+from minidl.footprint import Way, as_bytes, as_checkpoint, choose
 from minidl.history import History
 from minidl.inputs import open_inputs
 from minidl.layers.base import Layer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from minidl.data.blocks import Block
     from minidl.data.rows import Data
     from minidl.kernels.program import Program
+    from minidl.memory_report import MemoryReport
 
 
 def _parts(data: Any) -> tuple[Any, Any, Any]:
@@ -72,7 +74,11 @@ def _optimizer(value: Any, name: str) -> Optimizer:
     return Adam() if value is None else value
 
 
-NUMBERS = ("clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay")
+# Those that the program has.
+NUMBERS = (
+    "clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay", "micro_batch_size",
+    "checkpoint", "memory_limit",
+)  # fmt: skip
 _positive = checks.optional(checks.bounds(0, open_low=True))
 
 
@@ -104,6 +110,24 @@ class Trainer(checks.Checked):
         of one `accumulate` times as large (but BatchNorm's, which sees one batch at a time).
     ema_decay : float in [0, 1), optional
         Keep a moving average of the parameters with this decay, for `ema_model`.
+    micro_batch_size : int, optional
+        The most rows of a batch that are gone through at a time. Gradients are summed over the
+        parts, so updates are those of the whole batch, to rounding, and so are the masks of
+        Dropout; activations take the memory of a part. BatchNorm normalises each part by its own
+        statistics, and averages over the parts: with it the results are those of smaller batches,
+        and parts must have at least 3 rows. Gradients of parameters take memory of their own.
+    checkpoint : int or "sqrt", optional
+        Recompute activations: forward keeps what is between so many segments of the model, and
+        backward computes the rest of a segment anew before it goes through it. ``"sqrt"``: as many
+        as the root of the number of layers with weights, which takes the least memory where layers
+        are alike. Parameters are the same to the bit; a step takes up to a third longer. Layers in
+        Python are called twice, and must give the same.
+    memory_limit : int or str, optional
+        Bytes, or text like ``"512MB"`` or ``"2GiB"``, that training may take: parameters,
+        gradients, optimizer, copies and workspace, as `memory` has them, but not the data, nor what
+        validation takes. If a batch takes more, the fastest that fits is chosen of
+        `micro_batch_size` (not with BatchNorm) and `checkpoint`, as far as they are not given;
+        `memory` and the progress bar say which.
 
     Attributes
     ----------
@@ -138,6 +162,9 @@ class Trainer(checks.Checked):
         "clip_grad_value": _positive,
         "accumulate": lambda value, name: checks.count(value, name, 1),
         "ema_decay": checks.optional(checks.bounds(0, 1, open_high=True)),
+        "micro_batch_size": checks.optional(lambda value, name: checks.count(value, name, 1)),
+        "checkpoint": checks.optional(as_checkpoint),
+        "memory_limit": checks.optional(as_bytes),
         "stop_training": checks.flag,
     }
     model: Layer
@@ -145,6 +172,7 @@ class Trainer(checks.Checked):
     optimizer: Optimizer
     scheduler: Scheduler | None
     metrics: list[Metric]
+    memory_limit: int | str | None
 
     def __init__(
         self,
@@ -158,6 +186,9 @@ class Trainer(checks.Checked):
         clip_grad_value: float | None = None,
         accumulate: int = 1,
         ema_decay: float | None = None,
+        micro_batch_size: int | None = None,
+        checkpoint: int | str | None = None,
+        memory_limit: int | str | None = None,
     ) -> None:
         self.progress = Progress()
         parts = {"model": model, "loss": loss, "optimizer": optimizer, "scheduler": scheduler}
@@ -168,11 +199,15 @@ class Trainer(checks.Checked):
         self.clip_grad_value = clip_grad_value
         self.accumulate = accumulate
         self.ema_decay = ema_decay
+        self.micro_batch_size = micro_batch_size
+        self.checkpoint = checkpoint
+        self.memory_limit = memory_limit
         self.stop_training = False
         self.history = History()
         self.callbacks: Sequence[Callback] = ()
         self.resumed_callbacks: list[tuple[str, dict[str, Any]]] = []
-        self._programs: dict[str, tuple[Any, BatchProgram]] = {}
+        self._programs: dict[str, tuple[Any, int, BatchProgram]] = {}
+        self.way = Way()  # how batches are gone through
         self._busy = False
         self._loop: Loop | None = None  # of the `fit` that runs
 
@@ -273,10 +308,15 @@ class Trainer(checks.Checked):
         return sum(part.shape[1] for part in block.x)
 
     def _program(
-        self, use: str, columns: int, rows: int, loss: Loss, updates: Updates | None
+        self,
+        use: str,
+        columns: int,
+        rows: int,
+        loss: Loss,
+        made_of: tuple[Any, ...] = (),
+        make: Callable[[], BatchProgram] | None = None,
     ) -> BatchProgram:
         """The program for a use, made anew if the model has changed or the batch has grown."""
-        made_of = None if updates is None else (updates.state, *updates[2:])
         key = (
             *signature(self.model, columns),
             type(loss),
@@ -287,24 +327,55 @@ class Trainer(checks.Checked):
             made_of,
         )
         cached = self._programs.get(use)
-        if cached is None or cached[0] != key or cached[1].rows < rows:
-            cached = key, BatchProgram(self.model, columns, rows, loss=loss, updates=updates)
+        if cached is None or cached[0] != key or cached[1] < rows:
+            made = make() if make else BatchProgram(self.model, columns, rows, loss=loss)
+            cached = key, rows, made
             self._programs[use] = cached
-        return cached[1]
+        return cached[2]
+
+    def _updates(self) -> Updates:
+        """How gradients become new weights."""
+        return Updates(
+            self._state(),
+            self.optimizer.group_of,
+            self.clip_grad_norm or 0.0,
+            self.accumulate,
+            self.ema_decay or 0.0,
+        )
+
+    def _way(self, columns: int, rows: int, loss: Loss, updates: Updates) -> Way:
+        """How a batch of so many rows is gone through."""
+        own = Way(self.micro_batch_size, self.checkpoint)
+        if self.memory_limit is None:
+            return own
+        limit = as_bytes(self.memory_limit, "memory_limit")
+        return choose(limit, own, self.model, columns, rows, loss, updates)
+
+    @property
+    def chosen(self) -> str:
+        """What `memory_limit` has made the last program do, as arguments; empty if nothing."""
+        return "" if self.memory_limit is None else str(self.way)
 
     def _train_program(self, columns: int, loss: Loss, rows: int, smallest: int) -> BatchProgram:
         """The program of training, for batches of up to `rows` rows and at least `smallest`."""
         state = self._state()
         if self.ema_decay is not None:
             state.begin_average()
-        updates = Updates(
-            state,
-            self.optimizer.group_of,
-            self.clip_grad_norm or 0.0,
-            self.accumulate,
-            self.ema_decay or 0.0,
-        )
-        batch = self._program("train", columns, rows, loss, updates)
+        updates = self._updates()
+        options = self.micro_batch_size, self.checkpoint, self.memory_limit
+
+        def make() -> BatchProgram:
+            self.way = self._way(columns, rows, loss, updates)
+            return self.way.program(self.model, columns, rows, loss, updates, build=True)
+
+        made_of = (state, *updates[2:], *options)
+        batch = self._program("train", columns, rows, loss, made_of, make)
+        if batch.rows < min(rows, 3) and any(
+            isinstance(layer, BatchNorm1d) for _, layer in self.model.layers()
+        ):
+            raise ValueError(
+                f"micro_batch_size: expected at least 3 rows with BatchNorm1d, got {batch.rows}"
+            )
         check_rows(batch.plan.graph, smallest)
         self._set_optimizer(batch.program)
         return batch
@@ -536,6 +607,41 @@ class Trainer(checks.Checked):
         data = open_inputs(self.model, X, epochs=passes, targets=False)
         with mode(self.model, False):
             recalibrate(self.model, data, batch_size, passes)
+
+    def memory(self, batch_size: int = 32, *, in_features: int | None = None) -> MemoryReport:
+        """What `fit` and `predict` take with batches of so many rows: see `Layer.memory`.
+
+        All that this trainer does counts: clipping, `accumulate`, `ema_decay`, `micro_batch_size`,
+        `checkpoint`, and what `memory_limit` makes it choose.
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+        in_features : int, optional
+            Columns of the input, needed if no layer fixes it.
+
+        Raises
+        ------
+        ValueError
+            An argument does not fit, or what is needed is more than `memory_limit`.
+
+        Examples
+        --------
+        >>> import minidl
+        >>> model = minidl.Sequential(minidl.Linear(256, 256), minidl.ReLU(), minidl.Linear(256, 9))
+        >>> trainer = minidl.Trainer(model, memory_limit="8MB")
+        >>> 1000 < trainer.memory(4096).micro_batch_size < 2000
+        True
+        """
+        from minidl.memory_report import MemoryReport
+
+        rows = checks.count(batch_size, "batch_size", 1)
+        columns = self.model.columns_of_input(in_features)
+        updates = self._updates()
+        way = self._way(columns, rows, self.loss, updates)
+        training = way.program(self.model, columns, rows, self.loss, updates, build=False)
+        prediction = BatchProgram(self.model, columns, rows, training=False, build=False)
+        return MemoryReport(rows, way, training, prediction)
 
     def ema_model(self) -> Layer:
         """A copy of the model with the moving average of the parameters, in evaluation mode.

@@ -38,6 +38,7 @@ ORDER = [
     {"layers.branches", "layers.residual", "layers.rmsnorm", "layers.sequential"},
     {"layers"},
     {"inputs", "lowering.graph"},
+    {"lowering.placement", "lowering.segments"},
     {"lowering.emitters.columns", "lowering.emitters.elementwise", "lowering.emitters.embedding",
      "lowering.emitters.python", "lowering.emitters.rows"},
     {"lowering.emitters.linear", "lowering.emitters.norms"},
@@ -47,7 +48,8 @@ ORDER = [
     {"lowering"},
     {"observation", "jacobians"},
     {"prediction", "evaluation"},
-    {"recalibration", "losses.base"},
+    {"recalibration", "losses.base", "footprint"},
+    {"memory_report"},
     {"losses.classification", "losses.function", "losses.regression"},
     {"optimizers.groups"},
     {"optimizers.base"},
@@ -141,6 +143,7 @@ def test_layers_know_nothing_of_training(name):
         "changes",
         "inputs",
         "prediction",
+        "memory_report",
     }
 
 
@@ -202,7 +205,8 @@ LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pa
         "scipy", "joblib", "onnx", "onnxruntime", "tensorboard", "csv", "difflib", "minidl.cli",
         "minidl.sklearn", "minidl.numpy_baseline", "minidl.plotting", "minidl.summary",
         "minidl.convert", "minidl.export", "minidl.fuse", "minidl.tables", "minidl.figures",
-        "minidl.health", "minidl.observation", "minidl.diagnosis", "minidl.jacobians"]  # fmt: skip
+        "minidl.health", "minidl.observation", "minidl.diagnosis", "minidl.jacobians",
+        "minidl.memory_report"]  # fmt: skip
 
 
 def test_import_brings_in_little():

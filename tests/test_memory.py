@@ -1,11 +1,9 @@
 """Training takes the memory that the program says, and never copies the data whole."""
 
-import sys
 import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import python
 
 import minidl
 
@@ -53,7 +51,7 @@ def needs(*programs):
 
 
 def program(trainer, use):
-    return trainer._programs[use][1]
+    return trainer._programs[use][2]
 
 
 @layouts
@@ -95,7 +93,7 @@ def test_predict_gathers_batch_by_batch(layout):
     assert peak < MARGIN * (needs(model._predictor[1]) + output) + OBJECTS < X.nbytes / 2
 
 
-# What the program says.
+# What the program says; `test_footprint.py` holds it to the byte.
 
 
 def trained(optimizer):
@@ -112,7 +110,7 @@ def test_kinds_of_memory():
     assert values <= memory["parameters"] < 1.5 * values
     assert 2 * trainable <= memory["optimizer"] < 3 * trainable
     assert memory["saved"] == memory["parameters"] + memory["optimizer"] + 8  # batches tracked
-    assert min(memory.values()) > 0
+    assert memory["gradients"] == 0  # used up as they are made
 
 
 def test_evaluation_needs_less():
@@ -120,7 +118,7 @@ def test_evaluation_needs_less():
     trainer.evaluate(numbers(50, FEATURES), LABELS[:50])
     memory = program(trainer, "evaluate").memory()
     assert memory["optimizer"] == memory["gradients"] == memory["saved"] == 0
-    assert memory["activations"] > 0
+    assert memory["workspace"] > 0
 
 
 def test_sgd_has_one_moment():
@@ -134,40 +132,5 @@ def test_sgd_has_one_moment():
 
 def test_training_makes_no_gradients_of_parameters():
     trainer = trained(minidl.Adam())
-    before = program(trainer, "train").memory()["gradients"]
     size = sum(g.nbytes for g in trainer.model.gradients())  # makes them
-    assert program(trainer, "train").memory()["gradients"] >= before + size
-
-
-# What the system sees.
-
-CODE = """
-import re
-import numpy as np
-import minidl
-
-def status(name):
-    with open("/proc/self/status") as file:
-        return 1024 * int(re.search(name + r":\\s+(\\d+)", file.read())[1])
-
-rows = 5000
-model = minidl.Sequential(
-    minidl.Linear(4096, 512), minidl.BatchNorm1d(512), minidl.ReLU(),
-    minidl.Linear(512, 256), minidl.BatchNorm1d(256), minidl.ReLU(), minidl.Linear(256, 10))
-X = np.random.default_rng(0).standard_normal((rows, 4096), np.float32)
-y = np.arange(rows) % 10
-before = status("VmRSS")
-trainer = minidl.Trainer(model)
-trainer.fit(X, y, batch_size=512, verbose=0)
-memory = trainer._programs["train"][1].memory()
-print(status("VmHWM") - before, sum(memory.values()) - memory["parameters"] + 8 * rows, X.nbytes)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.skipif(bool(minidl.get_config()["sanitizers"]), reason="sanitizers replace malloc")
-def test_peak_of_a_process():
-    """Beyond parameters and data, `fit` takes what its program says, and most of it is used."""
-    done = python("-c", CODE, timeout=120)
-    grown, needed, data = map(int, done.stdout.split())
-    assert 0.6 * needed < grown < MARGIN * needed < data
+    assert program(trainer, "train").memory()["gradients"] >= size

@@ -114,7 +114,7 @@ def test_the_layout_is_that_of_the_dtype_however_the_model_came_to_it(shape, tmp
 
 def plan_of(trainer):
     """The plan of the program that trains."""
-    return trainer._programs["train"][1].plan
+    return trainer._programs["train"][2].plan
 
 
 def in_place(trainer):

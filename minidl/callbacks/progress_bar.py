@@ -30,11 +30,13 @@ class ProgressBar:
 
         return "ipykernel" in sys.modules or sys.stderr.isatty()
 
-    def update(self, epochs: int, logs: dict[str, float]) -> None:
-        """Show some more epochs and the last results."""
+    def update(self, epochs: int, logs: dict[str, float], text: str = "") -> None:
+        """Show some more epochs and the last results, and a text before them."""
         epochs = checks.count(epochs, "epochs")
         if not isinstance(logs, Mapping):
             raise TypeError(f"logs: expected a dict of numbers by name, got {logs!r:.200}")
+        if text:
+            self.bar.set_description(text, refresh=False)
         if epochs:
             self.bar.set_postfix({k: f"{v:.4g}" for k, v in logs.items()}, refresh=False)
             self.bar.update(epochs)

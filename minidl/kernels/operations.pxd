@@ -103,6 +103,7 @@ cdef struct State:
     Py_ssize_t out_row
     Py_ssize_t* order       # rows in the order of this epoch, or NULL
     Py_ssize_t rows, batch_size
+    Py_ssize_t most_rows    # that the buffers hold: a larger batch is gone through in parts
     int last_batch          # what becomes of a last batch that is smaller: see `LastBatch`
     bint opens, ends        # the data begin an epoch, and end it: a part of them may be given
     # Training.
@@ -132,6 +133,7 @@ cdef struct State:
     double loss_sum, correct_sum, weight_sum, rows_sum
     double* epoch_loss
     double* epoch_correct
+    double batch_loss, batch_weight     # of the parts of the batch so far
     double last_loss, last_norm
     double product          # of NAdam at step `product_step`; 0: not begun (see `next_product`)
     Py_ssize_t product_step
@@ -142,11 +144,14 @@ cdef enum LastBatch:
     DROP            # a smaller batch is left out
 
 cdef struct Frame:
-    # A thread's view of the batch that it is working on.
-    Py_ssize_t start, rows  # of the batch
+    # A thread's view of the batch that it is working on, or of a part of it.
+    Py_ssize_t batch, parts, part
+    Py_ssize_t start, rows  # in the data
+    Py_ssize_t row          # the first row in the batch
     Py_ssize_t first, last  # rows of this thread
     Py_ssize_t update_start, update_stop    # rows of all batches that make the update
-    bint fresh, closes      # the first and the last batch of an update
+    bint fresh              # the first part of the first batch of an update
+    bint closes             # the last batch of an update
     Py_ssize_t step, tick
     Step update[GROUPS]
     double product          # see `State`

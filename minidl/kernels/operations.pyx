@@ -295,8 +295,8 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
                             <const vec*>o.p[2] + first * ld, last - first, ld, o.activation, o.a,
                             o.b)
     elif o.kind == DROPOUT:
-        dropout(<vec*>o.p[0], <const vec*>o.p[1], first, last, o.n[0], o.a, <uint64_t>o.n[1],
-                <uint64_t>f.tick)
+        dropout(<vec*>o.p[0], <const vec*>o.p[1], first, last, o.n[0], f.row, o.a,
+                <uint64_t>o.n[1], <uint64_t>f.tick)
     elif o.kind == ADD:
         ld = o.n[0]
         add(<vec*>o.p[0] + first * ld, <const vec*>o.p[1] + first * ld,
@@ -313,7 +313,11 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
             weight = add_partials(<const double*>o.p[0], f.rows, 2)
             s.weight_sum += weight
             s.rows_sum += add_partials(<const double*>o.p[0], f.rows, 3)
-            s.last_loss = total / weight if weight > 0.0 else 0.0
+            if f.part == 0:
+                s.batch_loss = s.batch_weight = 0.0
+            s.batch_loss += total
+            s.batch_weight += weight
+            s.last_loss = s.batch_loss / s.batch_weight if s.batch_weight > 0.0 else 0.0
         if not isfinite(total):
             return LOSS_NOT_FINITE
     elif o.kind == UPDATE:

@@ -7,7 +7,8 @@ here allocates, and between the steps of an epoch nothing runs but this file and
 is asked only by PYTHON operations (layers and losses written by the user); a program without them
 keeps every step in one parallel region.
 
-An update is made from one batch, or from several whose gradients are summed (`accumulate`). A run
+An update is made from one batch, or from several whose gradients are summed (`accumulate`). A batch
+of more rows than the buffers hold is gone through in parts, whose gradients are summed too. A run
 stops at a whole update: when its epochs or updates are done, when its time is up (so that Ctrl-C
 and progress bars are served), or before an update that a NaN or infinite loss would make.
 """
@@ -48,6 +49,12 @@ cdef inline Py_ssize_t batch_stop(const State* s, Py_ssize_t batch) noexcept nog
     if batch == batch_count(s) - 1 and s.last_batch != DROP:
         return s.rows
     return (batch + 1) * s.batch_size
+
+
+cdef inline Py_ssize_t part_count(const State* s, Py_ssize_t batch) noexcept nogil:
+    """Parts that a batch is gone through in: as few as the buffers allow, of even size."""
+    cdef Py_ssize_t rows = batch_stop(s, batch) - batch * s.batch_size
+    return (rows + s.most_rows - 1) // s.most_rows if rows > s.most_rows else 1
 
 
 cdef void check_parameters(State* s, Team* team) noexcept nogil:
@@ -144,16 +151,29 @@ cdef void set_rows(Frame* f, Py_ssize_t start, Py_ssize_t rows, Team* team) noex
 
 cdef void set_frame(const State* s, Frame* f, Py_ssize_t batch, Py_ssize_t step, Py_ssize_t tick,
                     Team* team) noexcept nogil:
+    """The first part of a batch."""
     cdef Py_ssize_t group = batch - batch % s.accumulate
     cdef Py_ssize_t last = min(group + s.accumulate, batch_count(s)) - 1
-    set_rows(f, batch * s.batch_size, batch_stop(s, batch) - batch * s.batch_size, team)
+    f.batch = batch
+    f.parts = part_count(s, batch)
     f.update_start = group * s.batch_size
     f.update_stop = batch_stop(s, last)
-    f.fresh = batch == group
     f.closes = batch == last
     f.step = step
     f.tick = tick
     set_rates(s, f)
+    set_part(s, f, 0, team)
+
+
+cdef void set_part(const State* s, Frame* f, Py_ssize_t part, Team* team) noexcept nogil:
+    """A part of the frame's batch."""
+    cdef Py_ssize_t start = f.batch * s.batch_size
+    cdef Py_ssize_t rows = batch_stop(s, f.batch) - start
+    cdef Py_ssize_t first = share(rows, f.parts, part)
+    set_rows(f, start + first, share(rows, f.parts, part + 1) - first, team)
+    f.part = part
+    f.row = first
+    f.fresh = f.batch % s.accumulate == 0 and part == 0
 
 
 cdef inline bint limits_reached(const State* s, Py_ssize_t step) noexcept nogil:
@@ -185,6 +205,10 @@ cdef void train(void* context, Team* team) noexcept nogil:
             wait(team)
         set_frame(s, &f, batch, step, tick, team)
         status = execute_range(s, 0, s.update_from, &f, team)
+        while not status and f.part + 1 < f.parts:
+            wait(team)
+            set_part(s, &f, f.part + 1, team)
+            status = execute_range(s, 0, s.update_from, &f, team)
         if not status and f.closes:
             status = execute_range(s, s.update_from, s.count, &f, team)
         if status:
@@ -289,6 +313,8 @@ cdef class Program:
         The first operation that runs once an update, and not once a batch; default: none.
     paced : bool
         Use the number of threads, up to that, which is found to be fastest; else all.
+    rows : int, optional
+        The most rows that the buffers have room for; default: any.
     """
 
     cdef State state
@@ -302,7 +328,7 @@ cdef class Program:
 
     def __cinit__(self, ops, calls, Py_ssize_t itemsize, Py_ssize_t threads, uintptr_t pack,
                   Py_ssize_t pack_size, segments=(), keep=None, Py_ssize_t stride=0,
-                  update_from=None, bint paced=False):
+                  update_from=None, bint paced=False, rows=None):
         cdef Py_ssize_t i, j
         cdef Op* o
         self.state.ops = <Op*>PyMem_Calloc(max(len(ops), 1), sizeof(Op))
@@ -332,6 +358,7 @@ cdef class Program:
         self.state.pack_size = pack_size
         self.state.stride = stride // VECTOR_BYTES
         self.state.accumulate = self.state.groups = self.state.batch_size = 1
+        self.state.most_rows = PY_SSIZE_T_MAX if rows is None else rows
         self.state.opens = self.state.ends = True
         self.threads = threads
         self.pace = Pace() if paced else None
@@ -451,11 +478,20 @@ cdef class Program:
         cdef State* s = &self.state
         return s.loss_sum, s.correct_sum, s.weight_sum, s.rows_sum
 
-    def rows_of(self, Py_ssize_t batch):
-        """Rows of a batch; -1 is the last."""
+    def rows_of(self, Py_ssize_t batch, Py_ssize_t part=-1):
+        """Rows of a batch, or of a part of it; batch -1 is the last."""
+        cdef Py_ssize_t rows, parts
         if batch < 0:
             batch += batch_count(&self.state)
-        return batch_stop(&self.state, batch) - batch * self.state.batch_size
+        rows = batch_stop(&self.state, batch) - batch * self.state.batch_size
+        if part < 0:
+            return rows
+        parts = part_count(&self.state, batch)
+        return share(rows, parts, part + 1) - share(rows, parts, part)
+
+    def parts_of(self, Py_ssize_t batch):
+        """Parts that a batch is gone through in; -1 is the last."""
+        return part_count(&self.state, batch_count(&self.state) - 1 if batch < 0 else batch)
 
     def enter_epoch(self, sums):
         """Go on within an epoch that was begun elsewhere.
@@ -570,6 +606,9 @@ cdef class Program:
                 begin_epoch(s, &alone)
             set_frame(s, &self.frame, s.batch, s.step, s.tick, &alone)
             status = self.execute_frame(0, s.update_from)
+            while not status and self.frame.part + 1 < self.frame.parts:
+                set_part(s, &self.frame, self.frame.part + 1, &alone)
+                status = self.execute_frame(0, s.update_from)
             if not status and self.frame.closes:
                 status = self.execute_frame(s.update_from, s.count)
             if status:
@@ -596,13 +635,16 @@ cdef class Program:
         self.frame.update_start = 0
         self.frame.update_stop = rows
         self.frame.fresh = self.frame.closes = True
+        self.frame.part = self.frame.row = 0
         self.frame.step = self.frame.tick = step
         set_rates(&self.state, &self.frame)
         return self.execute_frame(low, high)
 
-    def visit(self, Py_ssize_t batch, Py_ssize_t step, Py_ssize_t tick):
-        """Execute the operations before `update_from` once, on a batch of the data; -1: the last.
+    def visit(self, Py_ssize_t batch, Py_ssize_t step, Py_ssize_t tick, Py_ssize_t part=-1,
+              Py_ssize_t low=0, Py_ssize_t high=-1):
+        """Execute operations low to high - 1 once, on a batch of the data; -1: the last.
 
+        By default all those before `update_from`, on all parts of the batch one after the other.
         Rows are in the order that stands there; nothing is saved, shuffled or counted. Returns 0,
         or the status with which an operation ended it.
         """
@@ -612,7 +654,13 @@ cdef class Program:
         if batch < 0:
             batch += batch_count(&self.state)
         set_frame(&self.state, &self.frame, batch, step, tick, &alone)
-        return self.execute_frame(0, self.state.update_from)
+        parts = range(self.frame.parts) if part < 0 else (part,)
+        for part in parts:
+            set_part(&self.state, &self.frame, part, &alone)
+            status = self.execute_frame(low, self.state.update_from if high < 0 else high)
+            if status:
+                return status
+        return 0
 
     cdef int execute_frame(self, Py_ssize_t low, Py_ssize_t high) except -1:
         """Execute operations low to high - 1 on the batch of the frame."""
@@ -683,7 +731,7 @@ cdef class Program:
             alone.rank = 0
             alone.size = 1
             set_rows(&f, 0, given.shape[0], &alone)
-            f.tick = 0
+            f.tick = f.row = 0
             execute_range(s, 0, s.count, &f, &alone)
             s.x[0].at = NULL
             s.out = NULL

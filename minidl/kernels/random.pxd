@@ -33,4 +33,4 @@ cdef inline void philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint
 
 cdef void shuffle(Py_ssize_t* order, Py_ssize_t n, uint64_t seed, uint64_t epoch) noexcept nogil
 cdef void dropout(vec* y, const vec* x, Py_ssize_t first, Py_ssize_t last, Py_ssize_t ld,
-                  double p, uint64_t key, uint64_t step) noexcept nogil
+                  Py_ssize_t before, double p, uint64_t key, uint64_t step) noexcept nogil

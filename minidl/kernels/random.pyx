@@ -45,6 +45,7 @@ cdef void dropout(
     const vec* x,       # IN (rows, ld): activations, or gradients in backward
     Py_ssize_t first, Py_ssize_t last,  # rows
     Py_ssize_t ld,      # in vectors
+    Py_ssize_t before,  # rows of the batch that come before these
     double p,           # probability that an element is dropped
     uint64_t key,       # seed of the layer
     uint64_t step,      # training step
@@ -65,7 +66,7 @@ cdef void dropout(
             x32 = <const float*>x + row * width
             for i in range(width):
                 if i % 4 == 0:
-                    philox(<uint32_t>(i // 4), <uint32_t>row, <uint32_t>step,
+                    philox(<uint32_t>(i // 4), <uint32_t>(before + row), <uint32_t>step,
                            <uint32_t>(step >> 32), key, word)
                 y32[i] = x32[i] * <float>scale if word[i % 4] >= limit else 0
         else:
@@ -74,7 +75,7 @@ cdef void dropout(
             x64 = <const double*>x + row * width
             for i in range(width):
                 if i % 4 == 0:
-                    philox(<uint32_t>(i // 4), <uint32_t>row, <uint32_t>step,
+                    philox(<uint32_t>(i // 4), <uint32_t>(before + row), <uint32_t>step,
                            <uint32_t>(step >> 32), key, word)
                 y64[i] = x64[i] * scale if word[i % 4] >= limit else 0
 

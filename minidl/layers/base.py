@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from minidl.lowering import Graph, LayerProgram, Value
+    from minidl.memory_report import MemoryReport
     from minidl.summary import Summary
 
 
@@ -381,6 +382,10 @@ class Layer(checks.Checked):
         """
         from minidl.summary import Summary
 
+        return Summary(self, self.columns_of_input(in_features))
+
+    def columns_of_input(self, in_features: int | None = None) -> int:
+        """Columns that the input has, of a layer that fixes it, or as they are given."""
         fixed = self.in_features_or_none()
         if in_features is None:
             in_features = fixed
@@ -389,7 +394,54 @@ class Layer(checks.Checked):
         in_features = checks.positive_int(in_features, "in_features", 0)
         if fixed is not None and in_features != fixed:
             raise ValueError(f"in_features: expected {fixed} or None, got {in_features}")
-        return Summary(self, in_features)
+        return in_features
+
+    def memory(
+        self,
+        batch_size: int,
+        *,
+        optimizer: Any = None,
+        loss: Any = None,
+        in_features: int | None = None,
+    ) -> MemoryReport:
+        """What training and prediction take, before anything is made: layer by layer and in all.
+
+        The numbers are those of the programs that `Trainer` and `predict` run, the data left out,
+        and a batch that one row more has joined (``last_batch="merge"``). `Trainer.memory` does so
+        for a trainer with all its arguments.
+
+        Parameters
+        ----------
+        batch_size : int
+        optimizer : Optimizer or str, default Adam()
+        loss : Loss or str, default CrossEntropyLoss()
+        in_features : int, optional
+            Columns of the input, needed if no layer fixes it.
+
+        Returns
+        -------
+        MemoryReport
+            ``print(report)`` shows a table with a row for each layer; it has ``.layers``,
+            ``.training`` and ``.prediction``.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An argument does not fit.
+
+        Examples
+        --------
+        >>> import minidl
+        >>> model = minidl.Sequential(minidl.Linear(784, 99), minidl.ReLU(), minidl.Linear(99, 10))
+        >>> report = model.memory(1000, optimizer=minidl.SGD(lr=0.1, momentum=0.9))
+        >>> report.training["optimizer"] == report.training["parameters"]
+        True
+        >>> sum(report.prediction.values()) < sum(report.training.values())
+        True
+        """
+        from minidl.memory_report import of_model
+
+        return of_model(self, batch_size, optimizer, loss, in_features)
 
     def _repr_html_(self) -> str:
         """For notebooks: the summary, or the repr where the columns are not known."""

@@ -4,14 +4,16 @@
 stands in `emitters`. The buffers are then placed in one workspace, and the program gets their
 addresses.
 
-Threads own rows of the batch, so forward and backward need no barrier but at BatchNorm; weight
-gradients, which need all rows, stand together at the end, behind one barrier. Updates run on the
-tiles of the weight gradients, unless something must see whole gradients first (`Updates.fused`).
+Threads own rows of the batch, so forward and backward need no barrier but at BatchNorm. Weight
+gradients need all rows: they stand together at the end, behind one barrier, or in a `compact` plan
+of large buffers each behind its layer's, so that what they have read can be let go. Updates run on
+the tiles of the weight gradients, unless something must see whole gradients first
+(`Updates.fused`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -23,7 +25,9 @@ from minidl.layers.activations import Activation
 from minidl.layers.base import Layer
 from minidl.lowering.emitters import EMITTERS
 from minidl.lowering.graph import Graph, Node, Value
-from minidl.memory import LINE, Array, address, allocate, check_room, row_bytes
+from minidl.lowering.placement import Buffer, Operation, Pointer, place
+from minidl.lowering.segments import segments_of
+from minidl.memory import Array, address, allocate, check_room, row_bytes
 from minidl.parameters import Parameter, Store
 
 if TYPE_CHECKING:
@@ -37,27 +41,8 @@ WORK_PER_THREAD = 400_000
 UNTRIED_WORK_PER_THREAD = 2_000_000
 SURE_WORK_PER_THREAD = 25_000_000
 
-Operation = tuple[str, int, float, float, list[Any], list[int]]
-
-
-class Buffer:
-    """Memory of the workspace: rows of a number of columns, `pitch` bytes from row to row."""
-
-    __slots__ = ("columns", "offset", "pitch", "rows")
-
-    def __init__(self, rows: int, columns: int, pitch: int) -> None:
-        self.rows, self.columns, self.pitch = rows, columns, pitch
-        self.offset = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes, up to the next cache line."""
-        return -(-self.rows * self.pitch // LINE) * LINE
-
-    def view(self, workspace: Array, dtype: np.dtype[Any]) -> Array:
-        """The columns, without padding."""
-        part = workspace[self.offset : self.offset + self.rows * self.pitch].view(dtype)
-        return part.reshape(self.rows, self.pitch // dtype.itemsize)[:, : self.columns]
+# Bytes of what all layers give from which on memory is worth a barrier a layer, which takes 79 ns.
+LARGE = 1 << 20
 
 
 class Updates(NamedTuple):
@@ -75,12 +60,20 @@ class Updates(NamedTuple):
         """True if a tile of the weight gradient can be used up at once."""
         return self.clip_norm == 0 and self.accumulate == 1 and not self.whole
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the optimizer's state, and of the average that is yet to begin."""
+        begins = self.ema_decay > 0 and self.state.average is None
+        return self.state.nbytes + begins * self.state.store.vector_bytes
+
 
 class Plan:
     """Operations and buffers for one use of a model.
 
     `observed`: every value and every gradient of one is there to be looked at when all operations
     have run. Nothing is fused, and no buffer is written twice; the numbers are the same.
+    `compact`: buffers that are not needed at the same time share memory; what they held is gone
+    when the operations have run. `checkpoint` is that of `Trainer`, of a compact plan.
     """
 
     def __init__(
@@ -95,13 +88,17 @@ class Plan:
         split_input: bool = False,
         input_gradient: bool = False,
         observed: bool = False,
+        compact: bool = False,
+        checkpoint: int | str | None = None,
     ) -> None:
-        self.observed = observed
+        self.observed, self.compact = observed, compact
         self.graph = graph = Graph(model, in_features, training, split_input)
         self.store: Store = model.store()
         self.names = {id(layer): name for name, layer in model.tree()}
         self.parameter_names = {id(p): name for name, p in model.named_parameters()}
         self.rows, self.dtype, self.updates = rows, dtype, updates
+        if updates is not None and checkpoint is not None and self.in_python:
+            self.updates = updates._replace(whole=True)  # see `_early`
         self.work = self._work()
         self.threads = self._threads(WORK_PER_THREAD)
         self.operations: list[Operation] = []
@@ -110,8 +107,11 @@ class Plan:
         self.program: Program | None = None
         self.keep: list[Any] = []  # arrays that operations point to
         self.buffers: list[Buffer] = []
+        self.own: set[Buffer] = set()  # buffers that share memory with no other
+        self.size = 0  # bytes of the workspace, once the buffers are placed
         self.workspace: Array = np.empty(0, np.uint8)
         self.data: dict[Value, Buffer] = {x: self.matrix(x.columns) for x in graph.inputs}
+        self.own.update(self.data.values())  # their padding is never written
         self.kept: dict[Value, Buffer] = {}  # by output of an activation: what backward needs
         self.gradients: dict[Value, Buffer] = {}  # sums of what readers have given so far
         self.shared: set[Buffer] = set()  # gradients that something else reads later
@@ -119,6 +119,11 @@ class Plan:
         self.applied: set[Value] = set()  # activations whose derivative is in the gradient already
         self.statistics: dict[Node, Buffer] = {}
         self.weight_operations: list[Callable[[], None]] = []
+        self.partial: Buffer | None = None  # sums of the loss
+        self.totalled = False  # their total has been taken
+        self.backward_from: int | None = None  # the operation with which backward begins
+        self.made: dict[Node, list[Buffer]] = {}  # buffers that forward makes for a node
+        self.ends: list[tuple[Node, Buffer, int]] = []  # what nodes give, and when it is there
         self.label: Buffer | None = None
         self.target: Buffer | None = None
         self.weight: Buffer | None = None
@@ -127,6 +132,12 @@ class Plan:
             {} if observed else self._fused()
         )  # Linear or BatchNorm: the activation inside it
         self.needed = self._needed(input_gradient)
+        inside = set(self.fused.values())
+        units = [node for node in graph.nodes if node not in inside]
+        self.segments, self.crossing = segments_of(
+            units, [self.result(node)[0] for node in units], checkpoint
+        )
+        self.early = self._early()
 
     def _values(self) -> Iterator[Value]:
         yield from self.graph.inputs
@@ -153,6 +164,21 @@ class Plan:
                 needed.add(node.y)
         return needed
 
+    def _early(self) -> bool:
+        """True if memory counts: what has been used is let go as soon as may be.
+
+        An error in Python code must find no layer updated before the others.
+        """
+        given = sum(self.ld(node.y.columns) for node in self.graph.nodes) * VECTOR * self.rows
+        updated_at_once = self.updates is not None and self.updates.fused
+        counts = given >= LARGE or len(self.segments) > 1
+        return self.compact and counts and not (updated_at_once and self.in_python)
+
+    @property
+    def in_python(self) -> bool:
+        """True if a layer is Python code."""
+        return any(node.kind == "python" for node in self.graph.nodes)
+
     def _work(self) -> int:
         """Floating-point operations of a batch, roughly."""
         widths = [
@@ -168,16 +194,21 @@ class Plan:
 
     # Buffers and operations.
 
-    def buffer(self, rows: int, columns: int, pitch: int) -> Buffer:
-        """A new buffer."""
-        new = Buffer(rows, columns, pitch)
-        self.buffers.append(new)
-        return new
+    def buffer(self, rows: int, columns: int, pitch: int, *, own: bool = False) -> Buffer:
+        """A new buffer; `own`: that shares memory with no other."""
+        return self._new(Buffer(rows, columns, pitch), own)
 
-    def matrix(self, columns: int, rows: int | None = None) -> Buffer:
-        """A buffer of whole padded rows."""
+    def matrix(self, columns: int, rows: int | None = None, *, own: bool = False) -> Buffer:
+        """A buffer of whole padded rows; by default, a row for each of the batch."""
         pitch = row_bytes(columns, self.dtype.itemsize)
-        return self.buffer(self.rows if rows is None else rows, columns, pitch)
+        count = self.rows if rows is None else rows
+        return self._new(Buffer(count, columns, pitch, by_rows=rows is None), own)
+
+    def _new(self, buffer: Buffer, own: bool) -> Buffer:
+        self.buffers.append(buffer)
+        if own:
+            self.own.add(buffer)
+        return buffer
 
     def ld(self, columns: int) -> int:
         """Vectors from row to row."""
@@ -190,28 +221,28 @@ class Plan:
     def emit(
         self,
         kind: str,
-        pointers: list[Any],
+        pointers: Sequence[Pointer],
         sizes: list[int],
         *,
         activation: Layer | None = None,
         a: float = 0.0,
         b: float = 0.0,
     ) -> None:
-        """Add an operation; pointers are buffers, addresses or None."""
+        """Add an operation."""
         number = 0
         if activation is not None:
             act = cast(Activation, activation)
             number, (a, b) = act.kind, act.numbers()
-        self.operations.append((kind, number, a, b, pointers, sizes))
+        self.operations.append((kind, number, a, b, list(pointers), sizes))
 
     def barrier(self) -> None:
         """Wait for all threads."""
         if self.operations and self.operations[-1][0] != "BARRIER":
             self.emit("BARRIER", [], [])
 
-    def call(self, function: Callable[[int], None]) -> None:
-        """Call Python."""
-        self.emit("PYTHON", [], [len(self.calls)])
+    def call(self, function: Callable[[int], None], buffers: list[Pointer]) -> None:
+        """Call Python, which reads and writes some buffers."""
+        self.emit("PYTHON", buffers, [len(self.calls)])
         self.calls.append(function)
 
     def view(self, buffer: Buffer, rows: int) -> Array:
@@ -222,20 +253,56 @@ class Plan:
 
     def forward(self) -> Buffer:
         """Operations of the forward pass; returns the buffer of the output."""
-        inside = set(self.fused.values())
-        for node in self.graph.nodes:
-            if node not in inside:
-                EMITTERS[node.kind].forward(self, node)
+        for segment in self.segments:
+            for node in segment:
+                first = len(self.buffers)
+                self._forward(node)
+                self.made[node] = self.buffers[first:]
+                given = self.data[self.result(node)[0]]  # of the activation inside, if there is one
+                self.ends.append((node, given, len(self.operations)))
         return self.data[self.graph.output]
+
+    def _forward(self, node: Node) -> None:
+        """Operations of a node; behind a barrier, if its output may lie where others' rows are."""
+        lets_go = self.updates is None or len(self.segments) > 1
+        if self.early and lets_go and self.ld(node.x.columns) != self.ld(node.y.columns):
+            self.barrier()
+        EMITTERS[node.kind].forward(self, node)
 
     def backward(self, dy: Buffer) -> None:
         """Operations from the gradient of the output to those of all parameters."""
         self.gradients[self.graph.output] = dy
-        inside = set(self.fused.values())
-        for node in reversed(self.graph.nodes):
-            if node not in inside and self.result(node)[0] in self.needed:
-                EMITTERS[node.kind].backward(self, node)
+        self.backward_from = len(self.operations)
+        for segment in reversed(self.segments):
+            if segment is not self.segments[-1]:
+                self._again(segment)
+            for node in reversed(segment):
+                if self.result(node)[0] in self.needed:
+                    EMITTERS[node.kind].backward(self, node)
+                if self.early and self.weight_operations:
+                    self._weights()
+                    self.barrier()
         self.barrier()
+
+    def _again(self, segment: list[Node]) -> None:
+        """Compute anew what a segment has given, but for what others read, which is still there."""
+        for node in segment:
+            if node.kind == "python" or self.result(node)[0] not in self.crossing:
+                self._forward(node)
+
+    def _weights(self) -> None:
+        """The weight gradients so far, and updates that are made at once; not of a bad loss."""
+        self.total()
+        for operation in self.weight_operations:
+            operation()
+        self.weight_operations.clear()
+
+    def total(self) -> None:
+        """Take the total of the loss, which ends the run if it is not finite; behind a barrier."""
+        self.barrier()
+        if self.partial is not None and not self.totalled:
+            self.totalled = True
+            self.emit("LOSS_TOTAL", [self.partial], [])
 
     def update(self) -> None:
         """Weight gradients and updates; behind a barrier."""
@@ -244,24 +311,24 @@ class Plan:
             operation()
         if updates is None:
             return
-        gradients = None if updates.fused else address(self.store.gradients)
         count = self.store.trainable * self.dtype.itemsize // VECTOR
-        if gradients is not None:
+        if not updates.fused:
             self.update_from = len(self.operations)
             self.emit("BARRIER", [], [])
             if updates.clip_norm:
                 partial = self.buffer(BLOCKS, 1, 8)
-                self.emit("NORM", [partial, gradients], [count])
+                self.emit("NORM", [partial, lambda: address(self.store.gradients)], [count])
                 self.barrier()
                 self.emit("CLIP", [partial], [], a=updates.clip_norm)
             for first, length, group in self._runs(updates):
-                self.emit_update(first, self.store.gradients, length, group)
-        if updates.state.average is not None:
+                self.emit_update(first, self.stored_gradient(first), length, group)
+        state = updates.state
+        if state.average is not None:
             self.barrier()
             self.emit(
                 "AVERAGE",
-                [address(updates.state.average), address(self.store.values)],
-                [count, updates.state.average_from],
+                [lambda: address(state.average), address(self.store.values)],
+                [count, state.average_from],
                 a=updates.ema_decay,
             )
 
@@ -315,11 +382,12 @@ class Plan:
         """Address of a parameter's values."""
         return None if parameter is None else parameter.at(self.store.values)
 
-    def state(self, parameter: Parameter | None) -> int | None:
-        """Address of the first state of the optimizer for a parameter."""
+    def state(self, parameter: Parameter | None) -> Pointer:
+        """The first state of the optimizer for a parameter."""
         if parameter is None or self.updates is None:
             return None
-        return parameter.at(self.updates.state.moments[0])
+        state = self.updates.state
+        return lambda: parameter.at(state.moments[0])
 
     def group(self, parameter: Parameter | None) -> int:
         """The optimizer's group of a parameter."""
@@ -332,13 +400,17 @@ class Plan:
         """True if an operation that has a weight's gradient updates the weight."""
         return self.updates is not None and self.updates.fused
 
-    def gradient(self, parameter: Parameter) -> Any:
+    def gradient(self, parameter: Parameter) -> Pointer:
         """Where a parameter's gradient goes: a small buffer if the update follows at once."""
         if self.updates_at_once and parameter.layout == "flat":
-            return self.matrix(int(np.prod(parameter.shape)), 1)
-        return parameter.at(self.store.gradients)
+            return self.matrix(int(np.prod(parameter.shape)), 1, own=True)
+        return self.stored_gradient(parameter)
 
-    def update_parameter(self, parameter: Parameter, gradient: Any) -> None:
+    def stored_gradient(self, parameter: Parameter) -> Pointer:
+        """A parameter's gradient in the flat vector of all, which is made if it is asked for."""
+        return lambda: parameter.at(self.store.gradients)
+
+    def update_parameter(self, parameter: Parameter, gradient: Pointer) -> None:
         """Update a parameter from its gradient, with the weight operations."""
         if self.updates_at_once:
             length = parameter.length(self.dtype.itemsize)
@@ -347,10 +419,8 @@ class Plan:
                 lambda: self.emit_update(parameter, gradient, length, group)
             )
 
-    def emit_update(self, first: Parameter, gradient: Any, length: int, group: int) -> None:
-        """Update so many elements from a parameter on; `gradient` may be a flat vector."""
-        if isinstance(gradient, np.ndarray):
-            gradient = first.at(gradient)
+    def emit_update(self, first: Parameter, gradient: Pointer, length: int, group: int) -> None:
+        """Update so many elements from a parameter on."""
         count = length * self.dtype.itemsize // VECTOR
         self.emit("UPDATE", [self.values(first), gradient, self.state(first)], [count, group])
 
@@ -358,17 +428,17 @@ class Plan:
 
     def loss(self, loss: Loss, output: Buffer, gradient: bool = True) -> Buffer:
         """Operations of the loss; returns the buffer of its gradient."""
-        dz = self.matrix(output.columns)
-        self.partial = self.buffer(BLOCKS, SUMS, 8 * SUMS)
+        dz = self.matrix(output.columns, own=loss.kind < 0)  # Python leaves padding as it is
+        self.partial = partial = self.buffer(BLOCKS, SUMS, 8 * SUMS, own=True)
         sizes = [output.columns, self.ld(output.columns), loss.kind]
         self.pack_depth = max(self.pack_depth, dz.pitch // self.dtype.itemsize)
         label, target = self.label, self.target
         if loss.kind >= 0:
             a, b, numbers = loss.numbers()
-            pointers = [dz if gradient else None, output, target, label, self.partial, self.weight]
+            pointers = [dz if gradient else None, output, target, label, partial, self.weight]
             self.emit("LOSS", [*pointers, self._loss_numbers(numbers)], sizes, a=a, b=b)
         else:
-            self.call(lambda rows: self._call_loss(loss, output, dz, rows))
+            self.call(lambda rows: self._call_loss(loss, output, dz, rows), [dz, output])
         return dz
 
     def _loss_numbers(self, numbers: tuple[float, ...] | None) -> int | None:
@@ -394,7 +464,7 @@ class Plan:
             value, gradient = loss.call(self.view(output, rows), y, weight)
         part = self.built.part  # the gradient is that of the mean over all rows of the update
         self.view(dz, rows)[...] = gradient if part == 1 else np.asarray(gradient) * part
-        partial = self.partial.view(self.workspace, np.dtype(np.float64))
+        partial = cast(Buffer, self.partial).view(self.workspace, np.dtype(np.float64))
         partial[...] = 0
         partial[0] = value * total, 0, total, total
 
@@ -406,14 +476,14 @@ class Plan:
             self.emit("GATHER_X", [x], sizes)
         if loss is None:
             return
-        self.weight = self.buffer(self.rows, 1, 8)
+        self.weight = self.buffer(self.rows, 1, 8, own=True)
         self.emit("GATHER_WEIGHT", [self.weight], [])
         if loss.integer_labels:
-            self.label = self.buffer(self.rows, 1, 8)
+            self.label = self.buffer(self.rows, 1, 8, own=True)
             self.emit("GATHER_LABEL", [self.label], [])
         else:
             columns = loss.columns(self.graph.output.columns)
-            self.target = self.matrix(columns)
+            self.target = self.matrix(columns, own=True)
             self.emit("GATHER_TARGET", [self.target], [columns, self.ld(columns)])
 
     def in_place(self, x: Value) -> bool:
@@ -430,43 +500,51 @@ class Plan:
         """The program, once it is built."""
         return cast(Program, self.program)
 
-    def build(self, segments: list[tuple[Array, bool]] | None = None) -> Program:
+    def place(self) -> None:
+        """Give all buffers their places in the workspace."""
+        pack_size = 2 * self.pack_depth * VECTOR
+        self.pack = self.buffer(self.threads, 1, -(-pack_size // 64) * 64, own=True)
+        own = self.own if self.compact else set(self.buffers)
+        self.size = place(self.buffers, self.operations, self.threads, own)
+
+    def build(self, saved: Callable[[], list[tuple[Array, bool]]] | None = None) -> Program:
         """Place the buffers and make the program.
 
-        `segments` are saved each epoch; None: the program is not run over epochs.
+        `saved` gives the arrays that are copied at the start of each epoch, and whether NaN is
+        looked for in them; None: the program is not run over epochs.
         """
         paced = WORK_PER_THREAD > 0 and self.work < self.threads * SURE_WORK_PER_THREAD
         threads = self.threads
-        if paced and (segments is None or self.calls):
+        if paced and (saved is None or self.calls):
             paced = False
             sure = SURE_WORK_PER_THREAD if self.observed else UNTRIED_WORK_PER_THREAD
             threads = self._threads(sure)  # one look now and then, beside threads that train
-        pack_size = 2 * self.pack_depth * VECTOR
-        pack = self.buffer(self.threads, 1, -(-pack_size // 64) * 64)
-        end = 0
-        for buffer in self.buffers:
-            buffer.offset = end
-            end += buffer.nbytes
+        if not self.size:
+            self.place()
         state = None if self.updates is None else self.updates.state
-        saved = sum(live.nbytes for live, _ in segments or [])
         fresh = state.nbytes if state is not None and state.step == 0 else 0  # not touched so far
-        check_room(end + saved + fresh, f"a program for batches of {self.rows} rows")
-        self.workspace = allocate(end)
+        known = self.store.values.nbytes + (0 if state is None else state.nbytes)
+        room = self.size + fresh + (known if saved is not None and state is not None else 0)
+        check_room(room, f"a program for batches of {self.rows} rows")
+        self.workspace = allocate(self.size)
         base = address(self.workspace)
 
-        def resolve(pointer: Any) -> int:
+        def resolve(pointer: Pointer) -> int:
             if isinstance(pointer, Buffer):
                 return base + pointer.offset
-            return 0 if pointer is None else int(pointer)
+            if pointer is None or isinstance(pointer, int):
+                return pointer or 0
+            return pointer()
 
         ops = [
             (KINDS[kind], activation, a, b, [resolve(p) for p in pointers], sizes)
             for kind, activation, a, b, pointers, sizes in self.operations
         ]
-        self.saved = [(live, np.empty_like(live)) for live, _ in segments or []]
+        segments = saved() if saved is not None else []
+        self.saved = [(live, np.empty_like(live)) for live, _ in segments]
         copies = [
             (address(live), address(copy), live.nbytes, real)
-            for (live, copy), (_, real) in zip(self.saved, segments or [], strict=True)
+            for (live, copy), (_, real) in zip(self.saved, segments, strict=True)
         ]
         self.keep += [self.workspace, self.store.values, self.saved, self.names]
         self.program = Program(
@@ -474,25 +552,41 @@ class Plan:
             self.calls,
             self.dtype.itemsize,
             threads,
-            base + pack.offset,
-            pack.pitch,
+            base + self.pack.offset,
+            self.pack.pitch,
             copies,
             self.keep,
             0 if self.updates is None else self.updates.state.moments.strides[0],
             self.update_from,
             paced,
+            self.rows,
         )
         return self.program
 
-    def first_not_finite(self, rows: int) -> str | None:
-        """The first layer whose parameters, else whose output, are not finite."""
+    def first_not_finite(self, batch: int, step: int, tick: int) -> str | None:
+        """The first layer whose parameters are not finite; else whose output for a batch is not.
+
+        Or else whose running averages are not. The forward pass is made anew, since the next
+        layers' values may lie where these were; what BatchNorm averages moves with it.
+        """
+        bad = self._bad_parameter(trainable=True)
+        if bad is not None:
+            return bad
+        program = self.built
+        for part in range(program.parts_of(batch)):
+            rows, low = program.rows_of(batch, part), 0
+            for node, buffer, end in self.ends:
+                program.visit(batch, step, tick, part, low, end)
+                if not np.isfinite(self.view(buffer, rows)).all():
+                    return self._title(node)
+                low = end
+        return self._bad_parameter(trainable=False)
+
+    def _bad_parameter(self, *, trainable: bool) -> str | None:
+        """The first layer of which a parameter, or a running average, is not finite."""
         for node in self.graph.nodes:
-            if not all(np.isfinite(p.array).all() for p in node.layer._parameters.values()):
-                return self._title(node)
-        for node in self.graph.nodes:
-            out, _ = self.result(node)  # with an activation inside, its output is all there is
-            buffer = self.data.get(out)
-            if buffer is not None and not np.isfinite(self.view(buffer, rows)).all():
+            own = (p.array for p in node.layer._parameters.values() if p.trainable == trainable)
+            if not all(np.isfinite(array).all() for array in own):
                 return self._title(node)
         return None
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from minidl import checks, parallel
 from minidl.layers.base import Layer
+from minidl.lowering.placement import lives_of
 from minidl.lowering.plan import Plan, Updates
 from minidl.memory import Array, address, write_all
 
 if TYPE_CHECKING:
     from minidl.kernels.program import Program
     from minidl.losses import Loss
-    from minidl.lowering.graph import Graph
+    from minidl.lowering.graph import Graph, Node
 
 ONE_ROW = (
     "BatchNorm1d: expected at least 2 rows in a training batch, got 1: one row has no spread to "
@@ -141,7 +142,10 @@ class LayerProgram:
 
 
 class BatchProgram:
-    """A model over many batches: prediction, evaluation or training."""
+    """A model over many batches: prediction, evaluation or training.
+
+    `checkpoint` is that of `Trainer`. Not built, it is there to be asked how much memory it needs.
+    """
 
     def __init__(
         self,
@@ -152,6 +156,8 @@ class BatchProgram:
         loss: Loss | None = None,
         updates: Updates | None = None,
         training: bool | None = None,
+        checkpoint: int | str | None = None,
+        build: bool = True,
     ) -> None:
         self.plan = plan = Plan(
             model,
@@ -161,19 +167,10 @@ class BatchProgram:
             updates=updates,
             training=training,
             split_input=True,
+            compact=True,
+            checkpoint=checkpoint,
         )
         self.rows = rows
-        segments = []
-        if updates is not None:
-            state = updates.state
-            segments = [(plan.store.values, True), (state.moments, state.searched)]
-            if state.average is not None:
-                segments.append((state.average, True))
-            segments += [
-                (n.layer.num_batches_tracked.reshape(1), False)
-                for n in plan.graph.nodes
-                if n.kind == "batchnorm"
-            ]
         plan.batch(loss)
         output = plan.forward()
         self.columns = output.columns
@@ -182,31 +179,64 @@ class BatchProgram:
             dz = plan.loss(loss, output, gradient=updates is not None)
             if updates is not None:
                 plan.backward(dz)
-            plan.barrier()
-            plan.emit("LOSS_TOTAL", [plan.partial], [])
+            plan.total()
             if updates is not None:
                 plan.update()
-        self.program = plan.build(segments)
+        plan.place()
+        self.program: Program
+        if build:
+            self.program = plan.build(self._saved)
+
+    def _saved(self) -> list[tuple[Array, bool]]:
+        """What a non-finite loss brings back; whether NaN is looked for in it."""
+        plan = self.plan
+        if plan.updates is None:
+            return []
+        state = plan.updates.state
+        saved = [(plan.store.values, True), (state.moments, state.searched)]
+        if state.average is not None:
+            saved.append((state.average, True))
+        return saved + [(count, False) for count in self._counts()]
+
+    def _counts(self) -> list[Array]:
+        """Batches that each BatchNorm has averaged over."""
+        return [
+            node.layer.num_batches_tracked.reshape(1)
+            for node in self.plan.graph.nodes
+            if node.kind == "batchnorm"
+        ]
 
     def memory(self) -> dict[str, int]:
         """Bytes of all that the program works on, by kind, the data left out.
 
-        ``"gradients"`` are those of activations and, if anything asks for them, of parameters;
-        ``"saved"`` is what a non-finite loss brings back; ``"scratch"`` the rest of the workspace.
+        ``"gradients"`` are those of parameters, if anything asks for them; ``"saved"`` is what a
+        non-finite loss brings back; ``"workspace"`` has batches, activations, their gradients and
+        scratch.
         """
-        plan = self.plan
-        activations = {*plan.data.values(), *plan.kept.values()}
-        gradients = set(plan.gradients.values()) - activations
-        state = None if plan.updates is None else plan.updates.state
-        used = {
+        plan, updates = self.plan, self.plan.updates
+        memory = {
             "parameters": plan.store.values.nbytes,
-            "optimizer": 0 if state is None else state.nbytes,
-            "gradients": sum(b.nbytes for b in gradients) + plan.store.gradient_bytes,
-            "activations": sum(b.nbytes for b in activations),
-            "saved": sum(copy.nbytes for _, copy in plan.saved),
+            "gradients": 0,
+            "optimizer": 0,
+            "saved": 0,
         }
-        ours = sum(b.nbytes for b in activations | gradients)
-        return used | {"scratch": plan.workspace.nbytes - ours}
+        if updates is not None:
+            asked = not updates.fused or plan.in_python
+            memory["gradients"] = plan.store.vector_bytes if asked else plan.store.gradient_bytes
+            memory["optimizer"] = updates.nbytes
+            counts = sum(count.nbytes for count in self._counts())
+            memory["saved"] = memory["parameters"] + memory["optimizer"] + counts
+        return memory | {"workspace": plan.size}
+
+    def kept(self) -> dict[Node, int]:
+        """Bytes that forward makes for each node and that backward reads, as if none shared."""
+        plan = self.plan
+        lives = lives_of(plan.operations, ())
+        start = len(plan.operations) if plan.backward_from is None else plan.backward_from
+        return {
+            node: sum(b.nbytes for b in made if b in lives and lives[b].last >= start)
+            for node, made in plan.made.items()
+        }
 
     def restore(self) -> None:
         """Bring back what was saved at the start of the epoch."""

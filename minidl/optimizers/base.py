@@ -34,7 +34,7 @@ class OptimizerState:
     Attributes
     ----------
     moments : ndarray of shape (moments, n)
-        Parallel to the flat vector of the trainable parameters.
+        Parallel to the flat vector of the trainable parameters; made when first asked for.
     average : ndarray of shape (n,) or None
         The moving average of the parameters, if it was asked for after `average_from` steps.
     step, tick : int
@@ -48,14 +48,23 @@ class OptimizerState:
     ) -> None:
         self.store = store
         self.searched = searched
-        self.moments: Array = store.zeros(moments)
+        self._count, self._initial = moments, initial
+        self._moments: Array | None = None
         self.average: Array | None = None
         self.average_from = 0
         self.step = self.tick = 0
-        if initial:  # of the first moment; padding stays 0
-            for parameter in store.parameters:
-                if parameter.trainable:
-                    parameter.view(self.moments[0])[...] = initial
+
+    @property
+    def moments(self) -> Array:
+        """The moments; those of the first are `initial` before the first step, padding is 0."""
+        if self._moments is None:
+            moments = self.store.zeros(self._count)
+            if self._initial:
+                for parameter in self.store.parameters:
+                    if parameter.trainable:
+                        parameter.view(moments[0])[...] = self._initial
+            self._moments = moments  # last: an interrupt finds all of it or nothing
+        return self._moments
 
     def begin_average(self) -> None:
         """Keep a moving average from now on; the next update makes it equal to the parameters."""
@@ -68,7 +77,8 @@ class OptimizerState:
     @property
     def nbytes(self) -> int:
         """Bytes of all this."""
-        return self.moments.nbytes + (0 if self.average is None else self.average.nbytes)
+        vectors = self._count + (self.average is not None)
+        return vectors * self.store.vector_bytes
 
 
 class Optimizer(checks.Checked):

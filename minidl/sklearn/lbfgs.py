@@ -73,7 +73,7 @@ class Function:
             plan.barrier()
             plan.emit("LOSS_TOTAL", [plan.partial], [])
             plan.update()
-            self.program = plan.build([])
+            self.program = plan.build(list)
 
     def __call__(self, point: Array) -> tuple[float, Array]:
         """The value at a point, and the gradient."""

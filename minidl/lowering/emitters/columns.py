@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minidl.lowering.graph import Node
-    from minidl.lowering.plan import Buffer, Plan
+    from minidl.lowering.placement import Buffer
+    from minidl.lowering.plan import Plan
 
 
 def columns_forward(plan: Plan, node: Node) -> None:

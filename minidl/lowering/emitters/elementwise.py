@@ -12,7 +12,8 @@ from minidl.layers.dropout import Dropout
 
 if TYPE_CHECKING:
     from minidl.lowering.graph import Node, Value
-    from minidl.lowering.plan import Buffer, Plan
+    from minidl.lowering.placement import Buffer
+    from minidl.lowering.plan import Plan
 
 
 def keep(plan: Plan, out: Value, activation: Layer, given: Callable[[], Buffer]) -> Buffer | None:

@@ -90,7 +90,7 @@ def linear_backward(plan: Plan, node: Node) -> None:
         plan.give(x, dx)
     fused = plan.updates_at_once
     dweight, dbias = (
-        None if fused or p is None else p.at(plan.store.gradients) for p in (weight, bias)
+        None if fused or p is None else plan.stored_gradient(p) for p in (weight, bias)
     )
     pointers = [dweight, plan.values(weight), plan.state(weight), plan.data[x], dy]
     pointers += [dbias, plan.values(bias), plan.state(bias)]

@@ -21,12 +21,15 @@ def batchnorm_forward(plan: Plan, node: Node) -> None:
     sizes = plan.width_and_ld(out.columns)
     x, y = plan.data[node.x], plan.matrix(out.columns)
     plan.data[out] = y
-    replica = plan.statistics[node] = plan.matrix(out.columns, REPLICA_ROWS * plan.threads)
+    again = node in plan.statistics  # in the backward pass: its statistics stay
+    if not again:
+        plan.statistics[node] = plan.matrix(out.columns, REPLICA_ROWS * plan.threads)
+    replica = plan.statistics[node]
     gamma, beta, mean, var = (
         plan.values(plan.parameter(layer, name))
         for name in ("weight", "bias", "running_mean", "running_var")
     )
-    if plan.graph.trains(layer):
+    if plan.graph.trains(layer) and not again:
         partial = plan.matrix(out.columns, BLOCK_ROWS * BLOCKS)
         plan.emit("BN_BLOCKS", [partial, x], sizes)
         plan.barrier()
@@ -37,7 +40,7 @@ def batchnorm_forward(plan: Plan, node: Node) -> None:
             a=layer.eps,
             b=-1.0 if layer.momentum is None else layer.momentum,
         )
-    else:
+    elif not again:
         plan.emit("BN_RUNNING", [replica, mean, var, gamma, beta], sizes, a=layer.eps)
     plan.emit("BN_NORMALIZE", [y, x, replica], sizes, activation=activation)
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def python_forward(plan: Plan, node: Node) -> None:
-    """Call the layer's forward."""
+    """Call the layer's forward, which leaves padding as it is."""
     x = plan.data[node.x]
-    plan.data[node.y] = y = plan.matrix(node.y.columns)
+    plan.data[node.y] = y = plan.matrix(node.y.columns, own=True)
 
     def call(rows: int) -> None:
         given = plan.view(x, rows)
@@ -25,13 +25,13 @@ def python_forward(plan: Plan, node: Node) -> None:
             plan, node, "forward", node.layer.forward(given), rows, y.columns
         )
 
-    plan.call(call)
+    plan.call(call, [x, y])
 
 
 def python_backward(plan: Plan, node: Node) -> None:
     """Call the layer's backward, which writes the gradients of its parameters."""
     dy = plan.gradients[node.y]
-    dx = plan.matrix(node.x.columns)
+    dx = plan.matrix(node.x.columns, own=True)
     parameters = [p for p in node.layer._parameters.values() if p.trainable]
 
     def call(rows: int) -> None:
@@ -44,10 +44,10 @@ def python_backward(plan: Plan, node: Node) -> None:
         for parameter, sum_so_far in zip(parameters, before, strict=False):
             parameter.gradient[...] += sum_so_far
 
-    plan.call(call)
+    plan.call(call, [dy, dx])
     plan.give(node.x, dx)
     for parameter in parameters:
-        plan.update_parameter(parameter, parameter.at(plan.store.gradients))
+        plan.update_parameter(parameter, plan.stored_gradient(parameter))
 
 
 def _returned(plan: Plan, node: Node, method: str, array: Any, rows: int, columns: int) -> Array:

@@ -10,7 +10,8 @@ from minidl.layers.prelu import PReLU
 
 if TYPE_CHECKING:
     from minidl.lowering.graph import Node
-    from minidl.lowering.plan import Buffer, Plan
+    from minidl.lowering.placement import Buffer
+    from minidl.lowering.plan import Plan
     from minidl.parameters import Parameter
 
 KEPT = 3  # numbers of a row that LayerNorm keeps, in double precision
