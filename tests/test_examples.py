@@ -13,10 +13,11 @@ NEEDS = {
     "digits": ["sklearn", "matplotlib"],
     "exploding_gradients": ["sklearn", "matplotlib"],
     "from_pytorch_and_back": ["torch"],
+    "memory": ["matplotlib"],
     "vanishing_gradients": ["sklearn", "matplotlib"],
 }
 # Those that draw a picture, which has their name.
-PICTURES = {"batchnorm", "digits", "exploding_gradients", "vanishing_gradients"}
+PICTURES = {"batchnorm", "digits", "exploding_gradients", "memory", "vanishing_gradients"}
 
 
 def test_there_are_examples():
