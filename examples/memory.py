@@ -96,8 +96,10 @@ def main():
             grown = [measured(options, *case) for case in cases[::MEASURED]]
             lines[name, axis] = said, grown
 
-    print(f"layers of {WIDTH} columns in float32; megabytes beside parameters and data, as predicted "
-          "(and measured)")  # fmt: skip
+    print(
+        f"layers of {WIDTH} columns in float32; megabytes beside parameters and data, as "
+        "predicted (and measured)"
+    )
     for axis, places, fixed in (
         ("layers", DEPTHS, f"batches of {ROWS} rows"), ("rows", BATCHES, f"{DEPTH} layers")
     ):  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -58,7 +58,10 @@ def go_through(
     outputs: list[Outputs] = []
     with mode(model, False), blocks_of(data, batch_size) as blocks:
         for block in blocks:
-            loss, y = trainer._targets(data, loss, block)
+            # Those in memory have been checked when they were opened.
+            y = cast("Array", data.y)
+            if not data.in_memory:
+                loss, y = trainer._targets(data, loss, block)
             rows = len(block.x[0])
             size = min(batch_size, rows)
             batch = trainer._program("evaluate", trainer._columns(block), size, loss)

@@ -82,9 +82,10 @@ class History:
             raise ValueError("merge_last: expected an epoch to merge into, got an empty history")
         epochs = len(self)
         for name, value in _numbers(values).items():
-            if name not in self.history:
-                self.history[name] = [NAN] * epochs
-            self.history[name][-1] = value
+            column = self.history.get(name)
+            if column is None:
+                column = self.history[name] = [NAN] * epochs
+            column[-1] = value
 
     def to_dict(self) -> dict[str, Any]:
         """A copy of all of it, as JSON can hold it."""
@@ -157,7 +158,7 @@ class History:
 
     def __len__(self) -> int:
         """Epochs."""
-        return max((len(values) for values in self.history.values()), default=0)
+        return len(next(iter(self.history.values()), ()))  # all are of equal length
 
     def __repr__(self) -> str:
         """Last value of each."""

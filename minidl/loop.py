@@ -124,7 +124,8 @@ class Loop:
         self.begun = False
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
         self.resumes = False
-        self.known: tuple[Any, int, Array] = (None, 0, np.empty((0, 2)))  # for what, first, rates
+        # Rates that are known: for which schedule and rate, from which update on.
+        self.known: tuple[tuple[Any, ...], int, Array] = ((None, None), 0, np.empty((0, 2)))
         self.least = 1 if self._has_one() else 2  # rows of a batch
         if self.least == 1:
             columns = sum(k for k in data.columns if k is not None)
@@ -163,7 +164,7 @@ class Loop:
         """Make so many epochs; one that is under way is finished first, and counts."""
         trainer, progress = self.trainer, self.progress
         self._take_up()
-        last = progress.epoch + epochs
+        self.last = last = progress.epoch + epochs
         try:
             self._note()  # of an epoch that ended just before a checkpoint
             while progress.epoch < last and not trainer.stop_training:
@@ -321,7 +322,7 @@ class Loop:
     def _go(self, epochs: int) -> str:
         """A run of the program: until the epochs end, a callback is due, or time is up."""
         program, state = self.program.program, self.state
-        self._set_rates(epochs)
+        self._set_rates()
         watching = [c for c in self.callbacks if c.looks_at_steps()]
         due = [c.every - state.step % c.every for c in watching if c.every]
         before = state.step
@@ -334,28 +335,30 @@ class Loop:
                     callback.on_train_batch_end(state.step, {"loss": program.last_loss})
         return status
 
-    def _set_rates(self, epochs: int) -> None:
-        """Tell the program the rates of the updates of its next run."""
+    def _set_rates(self) -> None:
+        """Tell the program the rates of the updates of its next run, and of those behind it."""
         trainer, state = self.trainer, self.state
         program = self.program.program
-        trainer._set_optimizer(program)
         scheduler, base = trainer.scheduler, trainer.optimizer.lr
         if scheduler is None or self._plateau:
+            trainer._set_optimizer(program)
             return
+        trainer._set_optimizer(program, lr=base)  # the rates follow
         # Data in blocks may end an epoch when they like; the rates are then those of one epoch.
         within = None if self.data.in_memory else self.progress.epoch
         known = scheduler, base, trainer.optimizer.numbers()["beta1"], within
         first, rates = self.known[1:]
         if self.known[0] != known or not first <= state.step < first + len(rates):
-            rates = self._rates(scheduler, base, min(self._updates_ahead(epochs), RATES))
+            rates = self._rates(scheduler, base, min(self._updates_ahead(), RATES))
             first = state.step
             self.known = known, first, rates
         program.set_rates(rates, first)
 
-    def _updates_ahead(self, epochs: int) -> int:
-        """Updates that a run may make: a schedule is not asked what comes after them."""
+    def _updates_ahead(self) -> int:
+        """Updates that are known to follow: a schedule is not asked what comes after them."""
         progress, group = self.progress, self.trainer.accumulate
         if self.data.in_memory:
+            epochs = self.last - progress.epoch
             return epochs * (self.updates or 1) - progress.batch // group
         return -(-(self.block_batches - (progress.batch - progress.first_batch)) // group)
 
@@ -424,8 +427,10 @@ class Loop:
                 self._follow(self._plateau, logs)
             self._merge(histories, logs)
             for callback in self.callbacks:
+                before = dict(logs)
                 callback.on_epoch_end(epoch, logs)
-                self._merge(histories, logs)
+                if logs != before:
+                    self._merge(histories, logs)
         return logs
 
     def _enter_results(self) -> tuple[int, list[History], dict[str, float]]:
@@ -480,10 +485,13 @@ class Loop:
         scheduler, trainer = self.trainer.scheduler, self.trainer
         if scheduler is None or self._plateau:
             return trainer.lr
-        if scheduler.interval == "epoch":
-            return scheduler.rate(trainer.optimizer.lr, epoch)
         later = (self.progress.epoch - 1 - epoch) * (self.updates or 0) + self.made
-        return scheduler.rate(trainer.optimizer.lr, max(self.state.step - 1 - later, 0))
+        step = max(self.state.step - 1 - later, 0)
+        (_, base, *_), first, rates = self.known
+        if base == trainer.optimizer.lr and 0 <= step - first < len(rates):
+            return float(rates[step - first, 0])  # what the program had
+        t = epoch if scheduler.interval == "epoch" else step
+        return scheduler.rate(trainer.optimizer.lr, t)
 
 
 def not_finite(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from minidl import checks, ending, losses, optimizers
+from minidl import changes, checks, ending, losses, optimizers
 from minidl.callbacks import Callback, ProgressBar, as_callbacks
 from minidl.checkpoint import OPTIONS, restore_state, resume, save_checkpoint, state_tensors
 from minidl.evaluation import evaluate
@@ -24,6 +24,7 @@ from minidl.lowering import BatchProgram, Updates, check_rows, feed, mode, signa
 from minidl.memory import Array
 from minidl.metrics import Metric, as_metrics
 from minidl.optimizers import Adam, Optimizer, OptimizerState
+from minidl.parallel import get_num_threads
 from minidl.recalibration import recalibrate
 from minidl.schedulers import ReduceLROnPlateau, Scheduler, as_scheduler
 
@@ -207,6 +208,7 @@ class Trainer(checks.Checked):
         self.callbacks: Sequence[Callback] = ()
         self.resumed_callbacks: list[tuple[str, dict[str, Any]]] = []
         self._programs: dict[str, tuple[Any, int, BatchProgram]] = {}
+        self._known: dict[str, tuple[Any, ...]] = {}  # for what a program is known to be right
         self.way = Way()  # how batches are gone through
         self._busy = False
         self._loop: Loop | None = None  # of the `fit` that runs
@@ -316,7 +318,16 @@ class Trainer(checks.Checked):
         made_of: tuple[Any, ...] = (),
         make: Callable[[], BatchProgram] | None = None,
     ) -> BatchProgram:
-        """The program for a use, made anew if the model has changed or the batch has grown."""
+        """The program for a use, made anew if the model has changed or the batch has grown.
+
+        Each use has its mode of the layers, so what a program depends on stays the same as long as
+        no attribute of a layer changes, and need not be compared.
+        """
+        cached = self._programs.get(use)
+        threads = get_num_threads()
+        quick = (changes.version, threads, columns, loss, self.loss, made_of)
+        if cached is not None and cached[1] >= rows and self._known.get(use) == quick:
+            return cached[2]
         key = (
             *signature(self.model, columns),
             type(loss),
@@ -326,11 +337,11 @@ class Trainer(checks.Checked):
             self.loss,
             made_of,
         )
-        cached = self._programs.get(use)
         if cached is None or cached[0] != key or cached[1] < rows:
             made = make() if make else BatchProgram(self.model, columns, rows, loss=loss)
             cached = key, rows, made
             self._programs[use] = cached
+        self._known[use] = (changes.version, *quick[1:])
         return cached[2]
 
     def _updates(self) -> Updates:
@@ -380,11 +391,17 @@ class Trainer(checks.Checked):
         self._set_optimizer(batch.program)
         return batch
 
-    def _set_optimizer(self, program: Program, accumulate: int | None = None) -> None:
-        """Tell a program the optimizer's numbers, for updates whose rates it is not told."""
+    def _set_optimizer(
+        self, program: Program, accumulate: int | None = None, lr: float | None = None
+    ) -> None:
+        """Tell a program the optimizer's numbers; with `lr` for updates whose rates follow."""
+        scheduled = None
+        if lr is None:
+            lr = self.lr
+            scheduled = self.scheduler.momentum(self._time) if self.scheduler else None
         program.set_optimizer(
-            **self.optimizer.numbers() | {"lr": self.lr},
-            scheduled=self.scheduler.momentum(self._time) if self.scheduler else None,
+            **self.optimizer.numbers() | {"lr": lr},
+            scheduled=scheduled,
             clip=self.clip_grad_value or 0.0,
             accumulate=accumulate or self.accumulate,
             groups=self.optimizer.rates(),
@@ -746,6 +763,7 @@ class Trainer(checks.Checked):
         tensors = state_tensors(self.model, state)
         own = {
             "_programs": {},
+            "_known": {},
             "_busy": False,
             "_loop": None,
             "callbacks": (),

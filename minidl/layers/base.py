@@ -80,6 +80,7 @@ class Layer(checks.Checked):
         if layout != "flat" and array.ndim != 2:
             raise ValueError(f"{name}: expected a matrix for layout {layout!r}, got {array.shape}")
         self._parameters[name] = Parameter(array, trainable=trainable, layout=layout)
+        changes.version += 1
 
     def __getattr__(self, name: str) -> Any:
         """Parameters as attributes: a view of the current values."""
@@ -213,7 +214,7 @@ class Layer(checks.Checked):
 
     def train(self, mode: bool = True) -> Layer:
         """Training mode: batch statistics and dropout. Returns the layer."""
-        self.training = mode
+        self.__dict__["training"] = checks.flag(mode, "training")  # programs know it by themselves
         for _, child in self.children():
             child.train(mode)
         return self
