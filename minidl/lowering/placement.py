@@ -94,13 +94,19 @@ def place(
         for slots_then in held[past : life.first]:
             free += slots_then
         past, size = life.first, buffer.nbytes
-        suiting = [s for s in free if threads == 1 or _passes(s, buffer, life)]
-        if suiting:
-            slot = min(suiting, key=lambda s: (s.size < size, abs(s.size - size)))
-            free.remove(slot)
-        else:
+        slot = None
+        for one in reversed(free):  # what was free last may still be in cache
+            if (threads == 1 or _passes(one, buffer, life)) and (
+                slot is None or _suits(one, size) < _suits(slot, size)
+            ):
+                slot = one
+                if slot.size == size:
+                    break
+        if slot is None:
             slot = Slot(len(slots))
             slots.append(slot)
+        else:
+            free.remove(slot)
         slot_of[buffer] = slot
         slot.holder, slot.life, slot.size = buffer, life, max(slot.size, size)
         held[life.last].append(slot)
@@ -114,6 +120,11 @@ def place(
         else:
             buffer.offset, end = end, end + buffer.nbytes
     return end
+
+
+def _suits(slot: Slot, size: int) -> tuple[bool, int]:
+    """Less, the better a slot suits: large enough, and as little too large or too small as may be."""
+    return slot.size < size, abs(slot.size - size)
 
 
 def _passes(slot: Slot, buffer: Buffer, life: Life) -> bool:

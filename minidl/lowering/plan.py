@@ -128,9 +128,8 @@ class Plan:
         self.target: Buffer | None = None
         self.weight: Buffer | None = None
         self.pack_depth = 1
-        self.fused = (
-            {} if observed else self._fused()
-        )  # Linear or BatchNorm: the activation inside it
+        # Linear or BatchNorm: the activation inside it.
+        self.fused = {} if observed else self._fused()
         self.needed = self._needed(input_gradient)
         inside = set(self.fused.values())
         units = [node for node in graph.nodes if node not in inside]
@@ -263,8 +262,8 @@ class Plan:
         return self.data[self.graph.output]
 
     def _forward(self, node: Node) -> None:
-        """Operations of a node; behind a barrier, if its output may lie where others' rows are."""
-        lets_go = self.updates is None or len(self.segments) > 1
+        """Operations of a node; behind a barrier, where memory passes to rows of another pitch."""
+        lets_go = self.updates is None or len(self.segments) > 1  # forward does not keep all
         if self.early and lets_go and self.ld(node.x.columns) != self.ld(node.y.columns):
             self.barrier()
         EMITTERS[node.kind].forward(self, node)
