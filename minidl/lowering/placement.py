@@ -123,7 +123,7 @@ def place(
 
 
 def _suits(slot: Slot, size: int) -> tuple[bool, int]:
-    """Less, the better a slot suits: large enough, and as little too large or too small as may be."""
+    """The less, the better: large enough, and of about the size."""
     return slot.size < size, abs(slot.size - size)
 
 
