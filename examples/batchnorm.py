@@ -3,7 +3,8 @@
 Five questions, each with numbers and a panel of one figure: how far the inputs of the activations
 spread, layer by layer; which learning rates still train; how good predictions are after few and
 many updates of the running averages; which batch sizes suit; and whether it belongs before or after
-the activation. Needs scikit-learn and matplotlib:
+the activation. The formulas are derived in docs/theory.md, section 4. Needs scikit-learn and
+matplotlib:
 
     python examples/batchnorm.py [FOLDER]
 
@@ -97,7 +98,7 @@ def by_batch_size(place, size, data, seed):
 
 def draw(panels):
     """One figure of all panels."""
-    figure = Figure((13, 7.5), layout="constrained")
+    figure = Figure((12.5, 7.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 3).ravel()
     for panel, ax in zip(panels, axes, strict=False):
@@ -190,7 +191,7 @@ def main():
         for place, color, marker in ((None, PLAIN, "s"), ("before", WITH, "o")):
             ax.semilogx(BATCHES, sizes[place], color=color, marker=marker, base=2,
                         label=names[place])  # fmt: skip
-        ax.set_xticks(BATCHES, BATCHES)
+        ax.set_xticks(BATCHES[::2], BATCHES[::2])
         panel(ax, f"4. After {STEPS} steps, by batch size", "rows of a batch", "test accuracy")
 
     def places_panel(ax):
@@ -203,7 +204,8 @@ def main():
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="minidl-"))
     path = folder / "batchnorm.png"
-    draw([spreads_panel, rates_panel, updates_panel, sizes_panel, places_panel]).savefig(path)
+    panels = [spreads_panel, rates_panel, updates_panel, sizes_panel, places_panel]
+    draw(panels).savefig(path, dpi=90)
     print(f"\nThe figure: {path}")
 
     assert len(good["before"]) > len(good[None]), "more rates train with BatchNorm"

@@ -4,7 +4,7 @@ Twelve layers of ReLU whose weights have twice the spread of Kaiming's: each lay
 through it, and each doubles the gradient on its way back. Training ends with
 `minidl.NonFiniteError` after a few steps; `minidl.GradientMonitor` says why before it comes to
 that. Clipping the norm of the gradient keeps it alive, BatchNorm takes the scale of the weights out
-of it. Needs scikit-learn and matplotlib:
+of it; docs/theory.md derives all of this. Needs scikit-learn and matplotlib:
 
     python examples/exploding_gradients.py [FOLDER]
 
@@ -92,10 +92,11 @@ def main():
     X, X_test, y, y_test = train_test_split(X, y, test_size=360, stratify=y, random_state=0)
     print(f"{LAYERS} layers, {WIDTH} wide, {len(X)} digits to train on, {len(X_test)} to test, SGD "
           f"with a rate of {RATE}\n")  # fmt: skip
-    gradients, curves, accuracies = {}, {}, {}
+    outputs, gradients, curves, accuracies = {}, {}, {}, {}
     for name, make, options, _ in WAYS:
         model = make()
         report = minidl.diagnose(model, X, y)
+        outputs[name] = [layer.std for layer in report.layers if layer.weighted]
         gradients[name] = [layer.gradient for layer in report.layers if layer.weighted]
         rate = growth_rate(model, X)
         losses, error, said = train(model, X, y, **options)
@@ -113,7 +114,7 @@ def main():
 
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="minidl-"))
     path = folder / "exploding_gradients.png"
-    draw(gradients, curves, accuracies).savefig(path, dpi=120)
+    draw(outputs, gradients, curves, accuracies).savefig(path, dpi=100)
     print(f"\nThe figure: {path}")
 
     first, *others = accuracies.values()
@@ -128,31 +129,35 @@ def averages(losses):
     return ends, [part.mean() for part in parts]
 
 
-def draw(gradients, curves, accuracies):
-    """Gradients before training, and the loss step by step."""
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+def draw(outputs, gradients, curves, accuracies):
+    """Outputs and gradients before training, and the loss step by step."""
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    left, middle, right = figure.subplots(1, 3)
     for name, _, _, (colour, marker, line) in WAYS:
         accuracy = accuracies[name]
         result = "NonFiniteError" if accuracy is None else f"test accuracy {accuracy:.2f}"
         style = {"color": colour, "marker": marker, "linestyle": line, "markersize": 5}
-        left.plot(np.arange(1, LAYERS + 1), gradients[name], label=f"{name}: {result}", **style)
+        layers = np.arange(1, LAYERS + 1)
+        left.plot(layers, outputs[name], label=f"{name}: {result}", **style)
+        middle.plot(layers, gradients[name], **style)
         steps, losses = averages(curves[name])
         right.plot(steps, losses, linewidth=1.6, **style)
         if accuracy is None:
             right.annotate("NaN", (steps[-1], losses[-1]), xytext=(12, 0), color=colour,
                            textcoords="offset points", weight="bold", va="center")  # fmt: skip
-    left.set_yscale("log")
-    left.set_xlabel("layer, from the input")
-    left.set_ylabel("norm of the gradient of the layer's output")
-    left.set_title("Before training: what reaches each layer")
-    right.set_yscale("log")
-    right.set_xscale("log")
+    left.set_title("Forward: what each layer gives")
+    left.set_ylabel("standard deviation of the layer's output")
+    middle.set_title("Backward: what reaches each layer")
+    middle.set_ylabel("norm of the gradient of the layer's output")
+    for axes in (left, middle):
+        axes.set_xlabel("layer, from the input (before training)")
+    right.set_title("Training: what comes of it")
     right.set_xlabel("step")
     right.set_ylabel("loss, averaged over ever more steps")
-    right.set_title("Training: what comes of it")
-    for axes in (left, right):
+    right.set_xscale("log")
+    for axes in (left, middle, right):
+        axes.set_yscale("log")
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2,

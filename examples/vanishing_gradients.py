@@ -5,8 +5,7 @@ With sigmoids, whose derivative is 1/4 at most, and small weights each of them s
 first layers learn nothing. The same network is set up in six ways; for each the program shows the
 gradient of each layer before training (`minidl.diagnose`), how the largest singular value of the
 product of Jacobians grows from layer to layer (`minidl.jacobian_spectrum`), and the accuracy after
-training.
-Needs scikit-learn and matplotlib:
+training. docs/theory.md derives all of this. Needs scikit-learn and matplotlib:
 
     python examples/vanishing_gradients.py [FOLDER]
 
