@@ -151,7 +151,8 @@ def _finish(axes: Any, names: Sequence[str], label: str) -> None:
     axes.set_xlabel("layer")
     plain(axes)
     if len(names) <= NAMED:
-        axes.set_xticks(range(len(names)), names, rotation=45 if max(map(len, names)) > 4 else 0)
+        turned = {"rotation": 45, "rotation_mode": "anchor", "ha": "right"}
+        axes.set_xticks(range(len(names)), names, **(turned if max(map(len, names)) > 4 else {}))
     else:
         axes.set_xlabel("layer, in the order of execution")
     if axes.get_legend_handles_labels()[0]:

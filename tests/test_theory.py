@@ -280,23 +280,31 @@ def twice_kaiming(shape, rng):
     return 2 * minidl.initializers.kaiming_normal(shape, rng)
 
 
+def naive(shape, rng):
+    """As wide as 64 units with N(0, 0.1^2)."""
+    return rng.normal(0, 0.8 / np.sqrt(shape[1]), shape)
+
+
+GROWTH = np.sqrt(np.pi / (np.pi - 1))
+
+
 @pytest.mark.parametrize(
-    ("init", "batch_norm", "forward", "backward"),
+    ("activation", "init", "batch_norm", "forward", "backward"),
     [
-        ("kaiming_normal", False, 1, 1),
-        (twice_kaiming, False, 2, 2),
-        ("torch_linear", False, np.sqrt(1 / 6), np.sqrt(1 / 6)),
-        ("kaiming_normal", True, 1, np.sqrt(np.pi / (np.pi - 1))),
-        (twice_kaiming, True, 1, np.sqrt(np.pi / (np.pi - 1))),
-        ("torch_linear", True, 1, np.sqrt(np.pi / (np.pi - 1))),
+        (minidl.ReLU, "kaiming_normal", False, 1, 1),
+        (minidl.ReLU, twice_kaiming, False, 2, 2),
+        (minidl.ReLU, "torch_linear", False, np.sqrt(1 / 6), np.sqrt(1 / 6)),
+        (minidl.Sigmoid, naive, False, 1, 0.2),
+        (minidl.ReLU, "kaiming_normal", True, 1, GROWTH),
+        (minidl.ReLU, twice_kaiming, True, 1, GROWTH),
+        (minidl.ReLU, "torch_linear", True, 1, GROWTH),
     ],
-    ids=str,
 )
-def test_scale_of_many_layers(init, batch_norm, forward, backward):
-    """Layer by layer behind ReLU: of what comes out, and of the gradient."""
+def test_scale_of_many_layers(activation, init, batch_norm, forward, backward):
+    """Layer by layer: of what comes out, and of the gradient."""
     width, layers, rng = 200, 15, np.random.default_rng(0)
     X, y = rng.normal(size=(800, width)), rng.integers(0, width, 800)
-    model = stack(minidl.ReLU, width, layers, init, batch_norm)
+    model = stack(activation, width, layers, init, batch_norm)
     report = minidl.diagnose(model, X, y, batch_size=800)
     # Not the ends: the first layer's input is no output of ReLU, and the gradient of the loss is
     # not random.
