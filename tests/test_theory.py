@@ -447,3 +447,28 @@ def test_batchnorm_and_the_layer_before_it():
     dW, _, dgamma, _ = model.gradients()
     products = (model[0].weight * dW).sum(axis=1)
     close(products, model[1].weight * dgamma * eps / (x.var(axis=0) + eps))
+
+
+# --------------------------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "states"),
+    [(minidl.Adam(), 2), (minidl.SGD(lr=0.1, momentum=0.9), 1)],
+    ids=["Adam", "SGD"],
+)
+@pytest.mark.parametrize("widths", [[64] * 12, [32, 96, 16, 64, 48, 96, 96, 16]], ids=str)
+def test_memory_of_training_and_prediction(widths, optimizer, states):
+    """Both formulas of section 5, and a layer or two; a row has a label and a weight, too."""
+    N, u = 10_000, 4
+    layers = [
+        layer for d, k in pairwise(widths) for layer in (minidl.Linear(d, k), minidl.ReLU())
+    ]  # fmt: skip
+    model = minidl.Sequential(*layers[:-1])
+    report = model.memory(N, optimizer=optimizer)
+    P = sum(p.size for p in model.parameters())
+    training = N * u * sum(widths) + 2 * P * u * (1 + states)
+    assert training <= sum(report.training.values()) <= training + N * u * 2.5 * max(widths)
+    outputs = widths[1:]
+    prediction = N * u * (widths[0] + max(outputs[::2]) + max(outputs[1::2])) + P * u
+    assert prediction <= sum(report.prediction.values()) <= prediction + N * u * max(widths)
