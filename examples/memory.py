@@ -5,8 +5,7 @@ with layers times rows. Prediction lets a layer's go when the next has read it. 
 activations (`checkpoint="sqrt"`) brings layers down to about twice their root, for a third more
 time; going through a batch in parts (`micro_batch_size`) keeps only those of a part. Lines are what
 `Trainer.memory` says before anything is made, marks what the process has grown by, each measured in
-a process of its own.
-Needs matplotlib, and Linux to measure:
+a process of its own. docs/theory.md derives all of this. Needs matplotlib, and Linux to measure:
 
     python examples/memory.py [FOLDER]
 
