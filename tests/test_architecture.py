@@ -63,8 +63,8 @@ ORDER = [
     {"checkpoint"},
     {"callbacks.base", "callbacks.monitor"},
     {"callbacks.csv_logger", "callbacks.early_stopping", "callbacks.learning_rate_monitor",
-     "callbacks.model_checkpoint", "callbacks.progress_bar", "callbacks.tensorboard",
-     "callbacks.terminate_on_nan", "callbacks.time_limit"},
+     "callbacks.model_checkpoint", "callbacks.optuna_pruning", "callbacks.progress_bar",
+     "callbacks.tensorboard", "callbacks.terminate_on_nan", "callbacks.time_limit"},
     {"callbacks.gradient_monitor"},
     {"callbacks"},
     {"plotting", "plotting_health", "loop"},
@@ -206,7 +206,7 @@ LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pa
         "minidl.sklearn", "minidl.numpy_baseline", "minidl.plotting", "minidl.summary",
         "minidl.convert", "minidl.export", "minidl.fuse", "minidl.tables", "minidl.figures",
         "minidl.health", "minidl.observation", "minidl.diagnosis", "minidl.jacobians",
-        "minidl.memory_report"]  # fmt: skip
+        "minidl.memory_report", "optuna"]  # fmt: skip
 
 
 def test_import_brings_in_little():

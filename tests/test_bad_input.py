@@ -67,6 +67,8 @@ def test_constructors(name, argument):
     if name == "TensorBoard":
         pytest.importorskip("tensorboard")
     usual = {p.name: GIVEN.get(p.name, p.default) for p in parameters(name)}
+    if name == "OptunaPruning":
+        usual["trial"] = pytest.importorskip("optuna").trial.FixedTrial({})
     if name == "OneCycleLR":  # in one of two ways
         if argument in ("epochs", "steps_per_epoch"):
             usual |= {"total_steps": None, "epochs": 2, "steps_per_epoch": 5}

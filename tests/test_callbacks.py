@@ -1,9 +1,11 @@
 """Callbacks on a trainer that plays back results: what each does, and what it refuses."""
 
 import contextlib
+import copy
 import csv
 import io
 import json
+import pickle
 import sys
 import threading
 import time
@@ -88,6 +90,17 @@ def test_the_base_does_nothing():
     assert callback.state() == {}
     callback.load_state({})
     assert trainer.history.history == {"loss": [0, 0], "val_loss": [1, 2]}
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_copy_has_all_but_the_trainer(way):
+    stop = minidl.EarlyStopping(patience=3)
+    Playback().fit(losses(3, 2), stop)
+    other = way(stop)
+    assert (other.best, other.best_epoch, other.patience) == (2, 1, 3)
+    assert not hasattr(other, "trainer")
+    Playback().fit(losses(1), other)
+    assert other.best == 1
 
 
 # Monitor.

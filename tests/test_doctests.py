@@ -17,7 +17,10 @@ MODULES = [
     if not info.name.startswith(("minidl.kernels.", "minidl.cli"))
 ]
 # Libraries that examples of these modules need beside minidl's own.
-NEEDS = {"minidl.convert": ["torch"], "minidl.export": ["onnx"], "minidl.sklearn": ["sklearn"]}
+NEEDS = {
+    "minidl.callbacks.optuna_pruning": ["optuna"], "minidl.convert": ["torch"],
+    "minidl.export": ["onnx"], "minidl.sklearn": ["sklearn"],
+}  # fmt: skip
 README = Path(__file__).parents[1] / "README.md"
 
 
@@ -34,7 +37,7 @@ def test_there_are_examples():
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings(name):
     part = ".".join(name.split(".")[:2])
-    for module in NEEDS.get(part, []):
+    for module in NEEDS.get(name, NEEDS.get(part, [])):
         pytest.importorskip(module)
     runner = doctest.DocTestRunner(verbose=False)
     written = []

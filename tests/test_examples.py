@@ -9,11 +9,13 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 # Libraries beside minidl's own that an example imports.
 NEEDS = {
     "batchnorm": ["sklearn", "matplotlib"],
+    "dask_search": ["sklearn", "distributed"],
     "diabetes": ["sklearn"],
     "digits": ["sklearn", "matplotlib"],
     "exploding_gradients": ["sklearn", "matplotlib"],
     "from_pytorch_and_back": ["torch"],
     "memory": ["matplotlib"],
+    "optuna_search": ["sklearn", "optuna"],
     "vanishing_gradients": ["sklearn", "matplotlib"],
 }
 # Those that draw a picture, which has their name.

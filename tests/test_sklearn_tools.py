@@ -228,6 +228,13 @@ def test_what_is_kept_is_small():
     assert len(pickle.dumps(clf)) < 30_000
 
 
+def test_a_clone_of_a_fitted_estimator_is_small():
+    """Its callbacks do not bring the network: a search sends a clone to each of its workers."""
+    clf = classifier(callbacks=[minidl.TimeLimit(9.0)])
+    before = len(pickle.dumps(clone(clf)))
+    assert len(pickle.dumps(clone(clf.fit(SCALED, Y)))) < before + 100
+
+
 # Threads.
 
 
@@ -261,7 +268,8 @@ import sys, warnings
 import joblib, numpy as np
 from minidl.lowering import plan
 from minidl.sklearn import MLPClassifier
-from sklearn.model_selection import GridSearchCV
+from sklearn.experimental import enable_halving_search_cv
+from sklearn.model_selection import GridSearchCV, HalvingRandomSearchCV
 from test_sklearn_tools import Threads
 
 plan.WORK_PER_THREAD = 0  # programs use all threads that they may
@@ -270,21 +278,24 @@ backend, jobs, path = sys.argv[1:]
 rng = np.random.default_rng(0)
 X, y = rng.normal(size=(400, 20)), rng.integers(0, 2, 400)
 clf = MLPClassifier((16,), max_iter=5, callbacks=[Threads(path)])
+alphas = {"alpha": [1e-4, 1e-3, 1e-2, 0.1]}
+halving = {"n_candidates": 4, "factor": 2, "min_resources": 200}  # 4 with 200 rows, 2 with 400
 with joblib.parallel_config(backend=backend, n_jobs=int(jobs)):
-    GridSearchCV(clf, {"alpha": [1e-4, 1e-3, 1e-2, 0.1]}, cv=3, refit=False).fit(X, y)
+    GridSearchCV(clf, alphas, cv=3, refit=False).fit(X, y)
+    HalvingRandomSearchCV(clf, alphas, **halving, cv=2, refit=False).fit(X, y)
 """
 
 
 def search(folder, backend, jobs):
-    """What `Threads` has noted of a search in a process of its own."""
+    """What `Threads` has noted of the two searches in a process of its own, 12 fits each."""
     path, script = folder / "threads.jsonl", folder / "search.py"
     script.write_text(SEARCH, encoding="utf-8")
     # The other libraries have one thread, so that all native ones are minidl's.
     alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": None}
     python(script, backend, jobs, path, environment=alone)
     notes = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    assert len(notes) == 12
-    return notes
+    assert len(notes) == 24
+    return notes[:12], notes[12:]
 
 
 def overlap(notes):
@@ -293,25 +304,25 @@ def overlap(notes):
 
 
 def test_one_job_uses_all_cores(tmp_path):
-    notes = search(tmp_path, "threading", 1)
     expected = CPUS if OPENMP else 1
-    assert {note[4] for note in notes} == {expected}
-    assert max(note[5] for note in notes) == expected - 1
+    for notes in search(tmp_path, "threading", 1):
+        assert {note[4] for note in notes} == {expected}
+        assert max(note[5] for note in notes) == expected - 1
 
 
 def test_two_threads_of_joblib_have_one_thread_each(tmp_path):
-    notes = search(tmp_path, "threading", 2)
-    assert overlap(notes)
-    assert {note[4] for note in notes} == {1}
-    assert max(note[5] for note in notes) == 0  # no threads but Python's own
+    for notes in search(tmp_path, "threading", 2):
+        assert overlap(notes)
+        assert {note[4] for note in notes} == {1}
+        assert max(note[5] for note in notes) == 0  # no threads but Python's own
 
 
 def test_two_processes_of_joblib_share_the_cores(tmp_path):
-    notes = search(tmp_path, "loky", 2)
-    assert overlap(notes)
     share = max(CPUS // 2, 1) if OPENMP else 1
-    assert {note[4] for note in notes} == {share}
-    assert max(note[5] for note in notes) == share - 1
+    for notes in search(tmp_path, "loky", 2):
+        assert overlap(notes)
+        assert {note[4] for note in notes} == {share}
+        assert max(note[5] for note in notes) == share - 1
 
 
 def test_threads_of_ones_own_are_not_limited():

@@ -69,6 +69,10 @@ class Callback:
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without the trainer, which the next `fit` sets."""
+        return {name: value for name, value in vars(self).items() if name != "trainer"}
+
     def looks_at_steps(self) -> bool:
         """Whether `on_train_batch_end` is to be called at all."""
         own = getattr(self.on_train_batch_end, "__func__", None)

@@ -117,8 +117,8 @@ class MLPClassifier(ClassifierMixin, BaseMLP):
         minidl's; they see "val_loss" and "val_score" if there are validation data. Of "lbfgs" none
         are called.
     n_threads : int, optional
-        The most threads; default: as many as suit, but one in a thread of joblib's, and in a
-        process of joblib's its share of the cores.
+        The most threads; default: as many as suit, but one in a thread of joblib's and in a task
+        of Dask's, and in a process of joblib's its share of the cores.
     dtype : {"float32", "float64"}, optional
         Of the weights; default: that of X, float64 if it is neither.
     time_limit : float, optional

@@ -334,8 +334,8 @@ class TabularClassifier(ClassifierMixin, _Tabular):
         The part of the rows that each network holds out, to choose its best epoch by. It is at most
         one part in `n_models`, and another one for each.
     n_threads : int, optional
-        The most threads; default: as many as there are cores, in a thread of joblib's one. Results
-        do not depend on it.
+        The most threads; default: as many as there are cores, in a thread of joblib's or a task of
+        Dask's one. Results do not depend on it.
     verbose : bool, default False
         Show the progress of all networks as one bar.
     random_state : int, RandomState or None, default None
@@ -479,8 +479,8 @@ class TabularRegressor(RegressorMixin, _Tabular):
         The part of the rows that each network holds out, to choose its best epoch by. It is at most
         one part in `n_models`, and another one for each.
     n_threads : int, optional
-        The most threads; default: as many as there are cores, in a thread of joblib's one. Results
-        do not depend on it.
+        The most threads; default: as many as there are cores, in a thread of joblib's or a task of
+        Dask's one. Results do not depend on it.
     verbose : bool, default False
         Show the progress of all networks as one bar.
     random_state : int, RandomState or None, default None
