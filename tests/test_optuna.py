@@ -175,6 +175,16 @@ def test_a_fixed_trial_is_never_pruned():
     assert len(fit(new_trainer(), minidl.OptunaPruning(trial))) == 5
 
 
+def test_an_estimator_of_scikit_learn():
+    sklearn = pytest.importorskip("minidl.sklearn")
+    pruner = Scripted(2)
+    pruning = minidl.OptunaPruning(new_study(pruner, direction="maximize").ask(), "val_score")
+    clf = sklearn.MLPClassifier((8,), early_stopping=True, random_state=0, callbacks=[pruning])
+    with pytest.raises(optuna.TrialPruned, match="after epoch 2, val_score"):
+        clf.fit(X, Y)
+    assert [step for step, _ in pruner.shown] == [0, 1, 2]
+
+
 def test_without_optuna():
     code = "import sys; sys.modules['optuna'] = None; import minidl; minidl.OptunaPruning(1)"
     done = python("-c", code, check=False)
