@@ -105,16 +105,18 @@ def is_alive(process):
 
 
 def take_up(study):
-    """Fail the trials of processes that are gone, and queue what they tried.
+    """Fail the trials of processes that are gone, and queue what they tried, once.
 
     A journal has no heartbeat, as databases of Optuna's can have: nobody else notices.
     """
     for trial in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
         process = trial.user_attrs.get("process")
         if process is not None and not is_alive(process):
-            print(f"trial {trial.number} was left by process {process}, and is made again")
+            again = "again" not in trial.user_attrs  # else it may be the trial that kills
+            print(f"trial {trial.number} was left by process {process}" + ", is made again" * again)
             study.tell(trial.number, state=TrialState.FAIL)
-            study.enqueue_trial(trial.params)
+            if again:
+                study.enqueue_trial(trial.params, user_attrs={"again": True})
 
 
 def search(journal, trials, processes):

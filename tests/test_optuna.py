@@ -247,7 +247,7 @@ def test_a_study_survives_the_kill_of_a_process(locked, tmp_path):
     finally:
         parent.kill()
     assert parent.returncode == 0, errors
-    assert f"trial {trial.number} was left by process {process}, and is made again" in said
+    assert f"trial {trial.number} was left by process {process}, is made again\n" in said
     trials = study_of(journal).trials
     finished = [t for t in trials if t.state in FINISHED]
     assert len(finished) >= 20
