@@ -36,7 +36,7 @@ JOBS = 2
 WAYS = ["one job", "threading", "loky", "dask"]
 LIBRARIES = {"scikit-learn": "sklearn.neural_network", "minidl": "minidl.sklearn"}
 CASES: dict[str, dict[str, Any]] = {
-    "digits, (64, 32), batch 64": {"hidden_layer_sizes": (64, 32), "batch_size": 64, "epochs": 60},
+    "digits, (64, 32), batch 64": {"hidden_layer_sizes": (64, 32), "batch_size": 64, "epochs": 120},
     "20000 x 100, (128, 64), batch 200": {"hidden_layer_sizes": (128, 64), "epochs": 3},
 }
 GRID = {"alpha": [1e-5, 1e-4, 1e-3, 1e-2], "learning_rate_init": [1e-3, 1e-2]}
