@@ -325,7 +325,7 @@ class Trainer(checks.Checked):
         """
         cached = self._programs.get(use)
         threads = get_num_threads()
-        quick = (changes.version, threads, columns, loss, self.loss, made_of)
+        quick = (changes.version, self.model, threads, columns, loss, self.loss, made_of)
         if cached is not None and cached[1] >= rows and self._known.get(use) == quick:
             return cached[2]
         key = (

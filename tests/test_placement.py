@@ -127,6 +127,37 @@ def test_shared_memory_of_deep_networks(network, count, apart):
         assert_same(shared, trained(deep(network)))
 
 
+WIDE = {
+    "BatchNorm": lambda n: minidl.BatchNorm1d(n),
+    "LayerNorm": lambda n: minidl.LayerNorm(n),
+    "RMSNorm": lambda n: minidl.RMSNorm(n),
+    "PReLU": lambda n: minidl.PReLU(n),
+    "one PReLU": lambda n: minidl.PReLU(),
+    "Dropout": lambda n: minidl.Dropout(0.3),
+    "Softmax": lambda n: minidl.Softmax(),
+    "Residual": block,
+}  # fmt: skip
+
+
+@dtypes
+@pytest.mark.parametrize("layer", WIDE)
+@pytest.mark.parametrize("width", [64, 128, 150])  # rows have whole lines of padding from 8 on
+@pytest.mark.parametrize("checkpoint", [None, 2])
+def test_padding_of_parameters_stays_zero(layer, width, dtype, checkpoint):
+    """Whatever lay where their sums are made: the norm of all gradients counts it."""
+    layers = [minidl.Linear(COLUMNS, width), WIDE[layer](width), minidl.Linear(width, 3)]
+    model = minidl.Sequential(*layers, dtype=dtype, seed=0)
+    trainer = trained(model, clip_grad_norm=0.1, checkpoint=checkpoint)
+    assert trainer.epoch == 3
+    store = model.store()
+    for parameter in store.parameters:
+        for flat in (store.values, store.gradients, *trainer._state().moments):
+            if parameter.trainable or flat is store.values:
+                parameter.view(flat)[...] = 0
+    for flat in (store.values, store.gradients, trainer._state().moments):
+        assert not flat.any()
+
+
 def overlaps(a, b):
     return a.offset < b.offset + b.nbytes and b.offset < a.offset + a.nbytes
 

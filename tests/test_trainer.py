@@ -513,6 +513,19 @@ def test_a_trainer_follows_changes_of_the_model_loss_and_optimizer():
     assert bits(trainer.model) == bits(same.model)
 
 
+def test_a_trainer_evaluates_the_model_that_it_has_now():
+    """One that was there before, so that nothing else has changed since."""
+    X, y = make_data()
+    models = [make_model(), make_model()]
+    models[1][0].weight *= 2
+    expected = [minidl.Trainer(model).evaluate(X, y) for model in models]
+    assert expected[0] != expected[1]
+    trainer = minidl.Trainer(models[0])
+    assert trainer.evaluate(X, y) == expected[0]
+    trainer.model = models[1]
+    assert trainer.evaluate(X, y) == expected[1]
+
+
 # NaN and infinity.
 
 

@@ -41,7 +41,7 @@ cdef void prelu_backward(
 ) noexcept nogil:
     cdef Py_ssize_t i, j, at
     cdef vec g, zero = splat(w[0], 0.0)
-    for j in range(1 if one else width):
+    for j in range(1 if one else ld):  # the sums are merged with their padding
         partial[j] = zero
     for i in range(first, last):
         for j in range(width):
