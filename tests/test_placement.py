@@ -158,6 +158,28 @@ def test_padding_of_parameters_stays_zero(layer, width, dtype, checkpoint):
         assert not flat.any()
 
 
+BEHIND = {
+    "BatchNorm": lambda: [minidl.BatchNorm1d(6)],
+    "Tanh, BatchNorm": lambda: [minidl.Tanh(), minidl.BatchNorm1d(6)],
+    "PReLU": lambda: [minidl.PReLU(6)],
+    "LayerNorm": lambda: [minidl.LayerNorm(6)],
+    "Softmax": lambda: [minidl.Softmax()],
+    "Residual": lambda: [minidl.Residual(minidl.Linear(6, 6)), minidl.BatchNorm1d(6)],
+}
+
+
+@dtypes
+@pytest.mark.parametrize("layers", BEHIND)
+def test_layers_behind_an_embedding_find_no_padding(layers, dtype):
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 4, (50, 2)).astype(dtype), np.arange(50) % 3
+    model = minidl.Sequential(
+        minidl.Embedding(4, 3), *BEHIND[layers](), minidl.Linear(6, 3), dtype=dtype, seed=0
+    )  # fmt: skip
+    minidl.Trainer(model, clip_grad_norm=0.1).fit(X, y, epochs=2, seed=0, verbose=0)
+    assert np.isfinite(model.store().values).all()  # and the norm of the gradients was
+
+
 def overlaps(a, b):
     return a.offset < b.offset + b.nbytes and b.offset < a.offset + a.nbytes
 

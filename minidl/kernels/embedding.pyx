@@ -31,19 +31,19 @@ cdef inline Py_ssize_t category(const vec* x, Py_ssize_t f, Py_ssize_t categorie
 
 
 cdef void embedding_forward(
-    vec* y,             # OUT (N, ldy): F vectors of E elements side by side
+    vec* y,             # OUT (N, ldy): F vectors of E elements side by side, 0 behind them
     const vec* x,       # IN (N, ldx): F categories
     const vec* table,   # IN (K, ldt): E elements
     Py_ssize_t first, Py_ssize_t last,      # rows
     Py_ssize_t fields, Py_ssize_t size, Py_ssize_t categories,      # F, E, K
     Py_ssize_t ldx, Py_ssize_t ldy, Py_ssize_t ldt,                 # in vectors
 ) noexcept nogil:
-    cdef Py_ssize_t i, f, k, item
-    item = sizeof(vec) // lanes(table[0])
+    cdef Py_ssize_t i, f, k, item = sizeof(vec) // lanes(table[0]), used = fields * size * item
     for i in range(first, last):
         for f in range(fields):
             k = category(x + i * ldx, f, categories)
             memcpy(<char*>(y + i * ldy) + f * size * item, table + k * ldt, size * item)
+        memset(<char*>(y + i * ldy) + used, 0, ldy * sizeof(vec) - used)
 
 
 cdef void embedding_gradient(
