@@ -128,7 +128,8 @@ class Trainer(checks.Checked):
         gradients, optimizer, copies and workspace, as `memory` has them, but not the data, nor what
         validation takes. If a batch takes more, the fastest that fits is chosen of
         `micro_batch_size` (not with BatchNorm) and `checkpoint`, as far as they are not given;
-        `memory` and the progress bar say which.
+        `memory` and the progress bar say which. It depends on the number of threads, whose scratch
+        counts: for the same bits everywhere give `micro_batch_size` itself.
 
     Attributes
     ----------
