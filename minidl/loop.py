@@ -36,6 +36,7 @@ RATES = 65536  # updates whose rates are computed at once
 VALIDATION_ROWS = 1024  # of a batch of validation
 ORDER = "the order of the rows"  # in errors
 NO_SUMS = (0.0, 0.0, 0.0, 0.0)
+NO_RATES = ((None, None), 0, np.empty((0, 2)))
 
 
 class Progress:
@@ -125,7 +126,7 @@ class Loop:
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
         self.resumes = False
         # Rates that are known: for which schedule and rate, from which update on.
-        self.known: tuple[tuple[Any, ...], int, Array] = ((None, None), 0, np.empty((0, 2)))
+        self.known: tuple[tuple[Any, ...], int, Array] = NO_RATES
         self.least = 1 if self._has_one() else 2  # rows of a batch
         if self.least == 1:
             columns = sum(k for k in data.columns if k is not None)
@@ -341,6 +342,7 @@ class Loop:
         program = self.program.program
         scheduler, base = trainer.scheduler, trainer.optimizer.lr
         if scheduler is None or self._plateau:
+            self.known = NO_RATES
             trainer._set_optimizer(program)
             return
         trainer._set_optimizer(program, lr=base)  # the rates follow
@@ -487,8 +489,8 @@ class Loop:
             return trainer.lr
         later = (self.progress.epoch - 1 - epoch) * (self.updates or 0) + self.made
         step = max(self.state.step - 1 - later, 0)
-        (_, base, *_), first, rates = self.known
-        if base == trainer.optimizer.lr and 0 <= step - first < len(rates):
+        _, first, rates = self.known
+        if 0 <= step - first < len(rates):
             return float(rates[step - first, 0])  # what the program had
         t = epoch if scheduler.interval == "epoch" else step
         return scheduler.rate(trainer.optimizer.lr, t)

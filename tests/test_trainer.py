@@ -242,6 +242,24 @@ def test_a_callback_can_change_the_learning_rate():
         assert bits(model)[name] == bits(short)[name]
 
 
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_the_rate_in_the_history_is_that_of_the_last_update(interval):
+    """Which has been made when a callback changes it at the end of an epoch."""
+
+    class Slower(minidl.Callback):
+        every = 4
+
+        def on_train_batch_end(self, step, logs):
+            if step == 4:
+                self.trainer.optimizer.lr = 0.25
+
+    X, y = np.zeros((64, 5)), np.arange(64) % 3
+    schedule = minidl.LambdaLR(lambda t: 1.0, interval=interval)
+    trainer = minidl.Trainer(make_model(), optimizer=minidl.SGD(lr=1.0), scheduler=schedule)
+    history = trainer.fit(X, y, epochs=3, batch_size=16, callbacks=[Slower()])
+    assert history.history["lr"] == [1.0, 0.25, 0.25]
+
+
 @pytest.mark.parametrize("what", ["fit", "train_step"])
 def test_training_inside_a_training_is_an_error(what):
     """It would take the program's data away from under it."""
