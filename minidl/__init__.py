@@ -86,30 +86,35 @@ from minidl.trainer import Trainer
 
 if typing.TYPE_CHECKING:
     from minidl.convert import from_torch, to_torch
+    from minidl.cross_validation import cross_validate
     from minidl.diagnosis import diagnose
+    from minidl.ensemble import Ensemble
     from minidl.export import export_onnx
     from minidl.jacobians import jacobian, jacobian_spectrum
+    from minidl.many import fit_many
 
 __all__ = [
     "ELU", "GELU", "SGD", "Adagrad", "Adam", "AdamW", "BCEWithLogitsLoss", "BatchNorm1d",
     "CSVLogger", "Callback", "ChainedScheduler", "Concat", "ConstantLR", "CosineAnnealingLR",
     "CosineAnnealingWarmRestarts", "CrossEntropyLoss", "Dropout", "EarlyStopping", "Embedding",
-    "ExponentialLR", "Flatten", "FormatError", "FunctionLoss", "GradientMonitor", "HingeLoss",
-    "History", "HuberLoss", "Identity", "KLDivLoss", "L1Loss", "LambdaLR", "Layer", "LayerNorm",
-    "LeakyReLU", "LearningRateMonitor", "Linear", "LinearLR", "Lion", "Loss", "MSELoss",
-    "Metric", "ModelCheckpoint", "MultiMarginLoss", "MultiStepLR", "NAdam", "NonFiniteError",
-    "NpyFile", "OneCycleLR", "Optimizer", "OptunaPruning", "PReLU", "Parallel", "PoissonNLLLoss",
-    "PolynomialLR", "ProgressBar", "QuantileLoss", "RAdam", "RMSNorm", "RMSprop", "ReLU",
-    "ReduceLROnPlateau", "Residual", "Scheduler", "Sequential", "SequentialLR", "SiLU", "Sigmoid",
-    "SmoothL1Loss", "Softmax", "Softplus", "StepLR", "Tanh", "TensorBoard", "TerminateOnNaN",
-    "TimeLimit", "Trainer", "__version__", "diagnose", "export_onnx", "from_torch", "get_config",
-    "get_num_threads", "initializers", "jacobian", "jacobian_spectrum", "load", "metrics", "save",
-    "set_num_threads", "show_config", "to_torch",
+    "Ensemble", "ExponentialLR", "Flatten", "FormatError", "FunctionLoss", "GradientMonitor",
+    "HingeLoss", "History", "HuberLoss", "Identity", "KLDivLoss", "L1Loss", "LambdaLR", "Layer",
+    "LayerNorm", "LeakyReLU", "LearningRateMonitor", "Linear", "LinearLR", "Lion", "Loss",
+    "MSELoss", "Metric", "ModelCheckpoint", "MultiMarginLoss", "MultiStepLR", "NAdam",
+    "NonFiniteError", "NpyFile", "OneCycleLR", "Optimizer", "OptunaPruning", "PReLU", "Parallel",
+    "PoissonNLLLoss", "PolynomialLR", "ProgressBar", "QuantileLoss", "RAdam", "RMSNorm", "RMSprop",
+    "ReLU", "ReduceLROnPlateau", "Residual", "Scheduler", "Sequential", "SequentialLR", "SiLU",
+    "Sigmoid", "SmoothL1Loss", "Softmax", "Softplus", "StepLR", "Tanh", "TensorBoard",
+    "TerminateOnNaN", "TimeLimit", "Trainer", "__version__", "cross_validate", "diagnose",
+    "export_onnx", "fit_many", "from_torch", "get_config", "get_num_threads", "initializers",
+    "jacobian", "jacobian_spectrum", "load", "metrics", "save", "set_num_threads", "show_config",
+    "to_torch",
 ]  # fmt: skip
 
 # Imported when first asked for: most programs do without.
 _LATER = {
-    "diagnose": "diagnosis", "export_onnx": "export", "from_torch": "convert",
+    "Ensemble": "ensemble", "cross_validate": "cross_validation", "diagnose": "diagnosis",
+    "export_onnx": "export", "fit_many": "many", "from_torch": "convert",
     "jacobian": "jacobians", "jacobian_spectrum": "jacobians", "to_torch": "convert",
 }  # fmt: skip
 

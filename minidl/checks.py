@@ -367,6 +367,26 @@ def labels(value: Any, rows: int, classes: int, name: str) -> npt.NDArray[np.int
     return _contiguous(array, np.dtype(np.int64), name)
 
 
+def indices(value: Any, rows: int, name: str) -> npt.NDArray[np.intp]:
+    """Numbers of rows, in any order and as often as they stand there; or a mask of all rows."""
+    array = real(value, name)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected numbers of rows, (n,), got shape {array.shape}")
+    if array.dtype.kind == "b":
+        same_rows(array.shape, rows, name)
+        array = np.flatnonzero(array)
+    if not len(array):
+        raise ValueError(f"{name}: expected at least one row, got none")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected whole numbers, or a mask, got dtype {array.dtype}")
+    if int(array.min()) < 0 or int(array.max()) >= rows:
+        bad = np.flatnonzero((array < 0) | (array >= rows))[0]
+        raise ValueError(
+            f"{name}: expected rows from 0 to {rows - 1}, got {array[bad]} in place {bad}"
+        )
+    return _contiguous(array, np.dtype(np.intp), name)
+
+
 def weights_shape(shape: tuple[int, ...], rows: int, name: str) -> None:
     """(N,), as many as X has rows."""
     if len(shape) != 1:

@@ -62,24 +62,22 @@ def go_through(
             y = cast("Array", data.y)
             if not data.in_memory:
                 loss, y = trainer._targets(data, loss, block)
-            rows = len(block.x[0])
+            chosen, weight = block.chosen, block.weight
+            rows = len(block.x[0] if chosen is None else chosen)
             size = min(batch_size, rows)
             batch = trainer._program("evaluate", trainer._columns(block), size, loss)
             if wanted and data.rows is not None and not outputs:  # is there room for all of them?
                 check_room(data.rows * batch.columns * model.dtype.itemsize, OUTPUTS)
             out = empty((rows, batch.columns), model.dtype, OUTPUTS) if wanted else None
-            feed(batch.program, loss, block.x, y, size, weight=block.weight, out=out)
+            feed(batch.program, loss, block.x, y, size, weight=weight, out=out, chosen=chosen)
             batch.program.seek(0, 0, 0, 0)
             status = "time"
             while status == "time":
                 status, _, _ = batch.program.run(1, 0.1)
             sums += batch.program.sums if status == "done" else np.nan
             if out is not None:
-                outputs.append(
-                    Outputs(y, out, block.weight)
-                    if data.in_memory
-                    else Outputs(y.copy(), out, _copy(block.weight))
-                )
+                weight = None if weight is None else block.pick(weight)
+                outputs.append(Outputs(block.pick(y), out, weight))
     return sums.tolist(), outputs
 
 
@@ -99,7 +97,3 @@ def measure(metrics: Sequence[Metric], outputs: Sequence[Outputs], loss: Loss) -
     weights = [o.weight for o in outputs if o.weight is not None]
     weight = np.concatenate(weights) if weights else None
     return {metric.name: metric(y, predicted, loss.task, weight) for metric in wanted}
-
-
-def _copy(array: Array | None) -> Array | None:
-    return None if array is None else array.copy()

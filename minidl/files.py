@@ -179,6 +179,7 @@ def write_safetensors(
 READERS = {  # of each form that minidl writes
     "minidl-1": "minidl.load",
     "minidl-checkpoint-1": "Trainer.resume",
+    "minidl-ensemble-1": "minidl.Ensemble.load",
     "minidl-tabular-1": "minidl.sklearn.load_tabular",
 }
 

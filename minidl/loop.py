@@ -7,9 +7,9 @@ block. Either way Python comes back every `SLICE` seconds, for Ctrl-C and the pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from minidl.memory import check_room, empty
 from minidl.schedulers import ReduceLROnPlateau, Scheduler
 
 if TYPE_CHECKING:
-    from minidl.callbacks import Callback, ProgressBar
+    from minidl.callbacks import Callback
     from minidl.data.blocks import Block
     from minidl.data.rows import Data
     from minidl.losses import Loss
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from minidl.optimizers import OptimizerState
     from minidl.schedulers import ReduceLROnPlateau
     from minidl.trainer import Trainer
+
+Tell: TypeAlias = "Callable[[int, dict[str, float]], None]"  # of epochs, and results
 
 SLICE = 0.1  # seconds of compiled code before Python looks after Ctrl-C and progress
 RATES = 65536  # updates whose rates are computed at once
@@ -137,7 +139,10 @@ class Loop:
         if trainer.metrics and data.rows is not None:
             outputs = trainer.model.output_features(sum(k for k in data.columns if k is not None))
             check_room(data.rows * outputs * trainer.model.dtype.itemsize, OUTPUTS)
-        if data.in_memory:
+
+    def get_ready(self) -> None:
+        """Ask for the program's memory, if it is known how much, before anything is touched."""
+        if self.data.in_memory:
             self._make_program()
 
     @property
@@ -161,8 +166,11 @@ class Loop:
 
     # Epochs.
 
-    def run(self, epochs: int, bar: ProgressBar | None) -> None:
-        """Make so many epochs; one that is under way is finished first, and counts."""
+    def run(self, epochs: int, tell: Tell | None) -> None:
+        """Make so many epochs; one that is under way is finished first, and counts.
+
+        `tell` is called with the epochs that have ended and the last results, now and then.
+        """
         trainer, progress = self.trainer, self.progress
         self._take_up()
         self.last = last = progress.epoch + epochs
@@ -175,8 +183,8 @@ class Loop:
                 for _ in self._in_memory(last) if self.data.in_memory else self._in_blocks():
                     ended = len(progress.ended)
                     logs = self._note()
-                    if bar is not None:
-                        bar.update(ended, logs, trainer.chosen)
+                    if tell is not None:
+                        tell(ended, logs)
         finally:
             while progress.ended:  # an interrupt came first
                 self._enter_results()
@@ -194,7 +202,7 @@ class Loop:
         data, trainer, progress = self.data, self.trainer, self.progress
         if not self.begun:
             self.begun = True
-            rows = len(data.x[0])
+            rows = cast("int", data.rows)
             self.program = self.keeper = self._make_program()
             self.order = empty((rows,), np.intp, ORDER) if self.shuffle else None
             self.out = self._room(rows) if trainer.metrics else None
@@ -210,7 +218,7 @@ class Loop:
 
     def _make_program(self) -> BatchProgram:
         """The program for data in memory; made once, since the trainer keeps it."""
-        rows = len(self.data.x[0])
+        rows = cast("int", self.data.rows)
         merged = self.last_batch == "merge" and rows % self.batch_size == 1
         rows = min(self.batch_size + merged, rows)
         columns = self.trainer._columns(self.data)
@@ -315,6 +323,7 @@ class Loop:
             seed=self.progress.key or 0,
             opens=opens,
             ends=ends,
+            chosen=self.data.chosen if self.data.in_memory else None,
         )
         self.fed(self.program.program)
 
@@ -408,8 +417,9 @@ class Loop:
 
     def _visited(self, order: Array | None, out: Array) -> None:
         """Note the predictions of an epoch: those of the rows that it has visited."""
-        y, weight = cast("Array", self.data.y), self.data.weight
-        rows = len(out)
+        data, rows = self.data, len(out)
+        y = data.pick(cast("Array", data.y))
+        weight = None if data.weight is None else data.pick(data.weight)
         if self.last_batch == "drop":
             rows -= rows % self.batch_size  # of a batch left out
         epoch, batch, _ = self.entered

@@ -111,7 +111,7 @@ def own_limit(n: int) -> Iterator[None]:
     try:
         yield
     finally:
-        threads.limit_own(before)
+        threads.limit_own(*before)
 
 
 def get_num_threads() -> int:
@@ -124,6 +124,11 @@ def get_num_threads() -> int:
     True
     """
     return int(threads.limit())
+
+
+def room() -> int:
+    """Threads that a program made now has room for: `get_num_threads`, or more for `fit_many`."""
+    return int(threads.room())
 
 
 def reason() -> str:

@@ -29,12 +29,12 @@ def predict(model: Layer, x: Any, batch_size: int | None) -> Array:
     if data.rows == 0:
         data.load()
     if data.in_memory:
-        return _rows(model, data.x, batch_size)
+        return predict_rows(model, data.x, batch_size)
     from minidl.data.background import ahead
 
     size = batch_size or CACHED_ROWS
     with ahead(data.blocks(None, size, last="keep")) as blocks:
-        parts = (_rows(model, block.x, batch_size, block.start) for block in blocks)
+        parts = (predict_rows(model, block.x, batch_size, block.start) for block in blocks)
         return np.concatenate(list(parts)) if data.rows is None else _joined(parts, data.rows)
 
 
@@ -49,7 +49,7 @@ def _joined(parts: Iterator[Array], rows: int) -> Array:
     return out
 
 
-def _rows(model: Layer, x: list[Array], batch_size: int | None, first: int = 0) -> Array:
+def predict_rows(model: Layer, x: list[Array], batch_size: int | None, first: int = 0) -> Array:
     """Output for rows in memory; `first` is the number of the first."""
     version = changes.version
     columns, count = sum(part.shape[1] for part in x), len(x[0])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from contextlib import ExitStack, closing, contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,13 +18,13 @@ from minidl.history import History
 from minidl.inputs import open_inputs
 from minidl.layers.base import Layer
 from minidl.layers.batchnorm import BatchNorm1d
-from minidl.loop import Loop, Progress, not_finite
+from minidl.loop import Loop, Progress, Tell, not_finite
 from minidl.losses import CrossEntropyLoss, Loss, LossFunction, as_loss
 from minidl.lowering import BatchProgram, Updates, check_rows, feed, mode, signature
 from minidl.memory import Array
 from minidl.metrics import Metric, as_metrics
 from minidl.optimizers import Adam, Optimizer, OptimizerState
-from minidl.parallel import get_num_threads
+from minidl.parallel import room
 from minidl.recalibration import recalibrate
 from minidl.schedulers import ReduceLROnPlateau, Scheduler, as_scheduler
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from minidl.memory_report import MemoryReport
 
 
-def _parts(data: Any) -> tuple[Any, Any, Any]:
+def parts_of(data: Any) -> tuple[Any, Any, Any]:
     """X, y and sample_weight of validation data; a list of tuples is one of batches."""
     batches = isinstance(data, list) and all(isinstance(item, tuple) for item in data)
     if isinstance(data, (tuple, list)) and not batches:
@@ -73,6 +73,29 @@ def _optimizer(value: Any, name: str) -> Optimizer:
     if value is not None and not isinstance(value, Optimizer):
         raise TypeError(f"{name}: expected an Optimizer, got {value!r}")
     return Adam() if value is None else value
+
+
+class Options(NamedTuple):
+    """Arguments of `fit` besides the data."""
+
+    epochs: int
+    batch_size: int
+    shuffle: bool
+    seed: int | None
+    last_batch: str
+    total_epochs: int | None
+    callbacks: Sequence[Callback]
+
+    def checked(self) -> Options:
+        """The same, or an error that names the argument."""
+        checks.one_of(self.last_batch, ("merge", "keep", "drop"), "last_batch")
+        return self._replace(
+            epochs=checks.count(self.epochs, "epochs"),
+            batch_size=checks.count(self.batch_size, "batch_size", 1),
+            shuffle=checks.flag(self.shuffle, "shuffle"),
+            seed=None if self.seed is None else checks.positive_int(self.seed, "seed", 0),
+            callbacks=as_callbacks(self.callbacks),
+        )
 
 
 # Those that the program has.
@@ -253,11 +276,15 @@ class Trainer(checks.Checked):
         """What the optimizer keeps for the model."""
         return self.optimizer.state_for(self.model)
 
+    def _check_free(self) -> None:
+        """Raise if it trains."""
+        if self._busy:
+            raise RuntimeError("this trainer is training already, in a callback or another thread")
+
     @contextmanager
     def _training(self) -> Iterator[None]:
         """The model in training mode, for one caller at a time."""
-        if self._busy:
-            raise RuntimeError("this trainer is training already, in a callback or another thread")
+        self._check_free()
         own = self.__dict__  # written to without a call: no interrupt comes between
         try:
             own["_busy"] = True
@@ -284,15 +311,23 @@ class Trainer(checks.Checked):
         data = open_inputs(self.model, X, y, sample_weight, names, epochs)
         if load:
             data.load()
+        return data, self._suit(data, sample_weight is not None, names)
+
+    def _suit(self, data: Data, weighted: bool, names: Sequence[str]) -> Loss:
+        """The loss as it suits data that were opened, and their targets as it takes them."""
         loss = self.loss if data.y_like is None else self.loss.bound(data.y_like)
-        for metric in self.metrics:
-            metric.check(loss.task, sample_weight is not None)
+        self._check_metrics(loss, weighted)
         if data.rows == 0 and not data.in_memory:
             raise ValueError(f"{names[0]}: expected at least one row, got none")
         if data.in_memory:
             checks.not_empty(data.x[0], names[0])
             loss, data.y = self._targets(data, loss, data, names)
-        return data, loss
+        return loss
+
+    def _check_metrics(self, loss: Loss, weighted: bool) -> None:
+        """Raise if a metric does not suit the loss, or sample weights."""
+        for metric in self.metrics:
+            metric.check(loss.task, weighted)
 
     def _targets(
         self, data: Data, loss: Loss, block: Data | Block, names: Sequence[str] = ("X", "y")
@@ -325,8 +360,7 @@ class Trainer(checks.Checked):
         no attribute of a layer changes, and need not be compared.
         """
         cached = self._programs.get(use)
-        threads = get_num_threads()
-        quick = (changes.version, self.model, threads, columns, loss, self.loss, made_of)
+        quick = (changes.version, self.model, room(), columns, loss, self.loss, made_of)
         if cached is not None and cached[1] >= rows and self._known.get(use) == quick:
             return cached[2]
         key = (
@@ -479,39 +513,51 @@ class Trainer(checks.Checked):
         KeyboardInterrupt
             On Ctrl-C; the model holds the parameters after some whole step.
         """
-        epochs = checks.count(epochs, "epochs")
-        batch_size = checks.count(batch_size, "batch_size", 1)
-        if seed is not None:
-            seed = checks.positive_int(seed, "seed", 0)
-        shuffle = checks.flag(shuffle, "shuffle")
+        options = Options(
+            epochs, batch_size, shuffle, seed, last_batch, total_epochs, callbacks
+        ).checked()
         checks.one_of(verbose, ("auto", 0, 1), "verbose")
-        checks.one_of(last_batch, ("merge", "keep", "drop"), "last_batch")
-        callbacks = as_callbacks(callbacks)
+        epochs = options.epochs
         with self._training():
             data, loss = self._open(X, y, sample_weight, epochs=epochs)
             validation = None
             if validation_data is not None:
-                validation = self._open(*_parts(validation_data), "validation_data ", epochs)
-            loop = Loop(
-                self,
-                data,
-                loss,
-                batch_size=batch_size,
-                shuffle=shuffle,
-                last_batch=last_batch,
-                key=self._key(seed),
-                validation=validation,
-                callbacks=callbacks,
-            )
-            self._check_schedule(loop, epochs, total_epochs)
-            self._take_callbacks(callbacks)
-            self.stop_training = ending.begun()
-            shown = verbose == 1 or (verbose == "auto" and ProgressBar.suits())
-            self._run(loop, epochs, ProgressBar(epochs) if shown else None)
+                validation = self._open(*parts_of(validation_data), "validation_data ", epochs)
+            loop = self._loop_over(data, loss, validation, options)
+            loop.get_ready()
+            if not ProgressBar.wanted(verbose):
+                self._run(loop, epochs, None)
+            else:
+                with closing(ProgressBar(epochs)) as bar:
+                    self._run(loop, epochs, lambda n, logs: bar.update(n, logs, self.chosen))
         return loop.history
 
-    def _run(self, loop: Loop, epochs: int, bar: ProgressBar | None) -> None:
+    def _loop_over(
+        self,
+        data: Data,
+        loss: Loss,
+        validation: tuple[Data, Loss] | None,
+        options: Options,
+    ) -> Loop:
+        """The loop over data that were opened; nothing is changed by it."""
+        loop = Loop(
+            self,
+            data,
+            loss,
+            batch_size=options.batch_size,
+            shuffle=options.shuffle,
+            last_batch=options.last_batch,
+            key=self._key(options.seed),
+            validation=validation,
+            callbacks=options.callbacks,
+        )
+        self._check_schedule(loop, options.epochs, options.total_epochs)
+        return loop
+
+    def _run(self, loop: Loop, epochs: int, tell: Tell | None) -> None:
         """Run the loop, between what callbacks do before and after."""
+        self._take_callbacks(loop.callbacks)
+        self.stop_training = ending.begun()
         begun: list[Callback] = []
         self._loop = loop
         with ExitStack() as ends:  # all of them, whichever fails
@@ -520,11 +566,9 @@ class Trainer(checks.Checked):
                     callback.trainer = self
                     begun.append(callback)
                     callback.on_train_begin()
-                loop.run(epochs, bar)
+                loop.run(epochs, tell)
             finally:
                 ends.callback(setattr, self, "_loop", None)
-                if bar is not None:
-                    ends.callback(bar.close)
                 for callback in reversed(begun):
                     ends.callback(callback.on_train_end)
                 self._record(loop.batch_size)

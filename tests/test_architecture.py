@@ -69,7 +69,8 @@ ORDER = [
     {"callbacks"},
     {"plotting", "plotting_health", "loop"},
     {"trainer"},
-    {"diagnosis"},
+    {"diagnosis", "ensemble", "many"},
+    {"cross_validation"},
     {"sklearn.network", "sklearn.objectives", "sklearn.parameters", "sklearn.threads"},
     {"sklearn.solvers"},
     {"sklearn.lbfgs", "sklearn.stopping"},
@@ -206,7 +207,8 @@ LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pa
         "minidl.sklearn", "minidl.numpy_baseline", "minidl.plotting", "minidl.summary",
         "minidl.convert", "minidl.export", "minidl.fuse", "minidl.tables", "minidl.figures",
         "minidl.health", "minidl.observation", "minidl.diagnosis", "minidl.jacobians",
-        "minidl.memory_report", "optuna"]  # fmt: skip
+        "minidl.memory_report", "optuna", "minidl.many", "minidl.ensemble",
+        "minidl.cross_validation"]  # fmt: skip
 
 
 def test_import_brings_in_little():

@@ -625,10 +625,10 @@ def test_a_failed_fit_changes_nothing(monkeypatch):
     with pytest.raises(ValueError, match="one class"):
         model.fit(frame, ["a"] * 200)
 
-    def train(*arguments):
+    def broken(*arguments):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("minidl.sklearn.tabular.train", train)
+    monkeypatch.setattr(network.CycleStopping, "on_epoch_end", broken)
     with pytest.raises(RuntimeError, match="broken"):
         model.fit(frame[["size"]], np.arange(200) % 3)
     assert model.__dict__ == attributes
@@ -726,11 +726,11 @@ def test_an_error_in_one_model_ends_the_others(monkeypatch):
     frame, value = mixed(200)
     made = []
 
-    def train(trainer, *rest):
-        made.append(trainer)
+    def broken(callback, *rest):
+        made.append(callback.trainer)
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("minidl.sklearn.tabular.train", train)
+    monkeypatch.setattr(network.CycleStopping, "on_epoch_end", broken)
     with pytest.raises(RuntimeError, match="broken"):
         TabularRegressor(n_models=8, n_threads=1).fit(frame, value)
     assert len(made) < 8

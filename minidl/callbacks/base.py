@@ -73,6 +73,10 @@ class Callback:
         """For pickle and copy: without the trainer, which the next `fit` sets."""
         return {name: value for name, value in vars(self).items() if name != "trainer"}
 
+    def writes_to(self) -> str | None:
+        """Path of what it writes, if it writes anything: two trainings at once need two of them."""
+        return None
+
     def looks_at_steps(self) -> bool:
         """Whether `on_train_batch_end` is to be called at all."""
         own = getattr(self.on_train_batch_end, "__func__", None)

@@ -62,6 +62,10 @@ class CSVLogger(Callback):
         self._columns: list[str] | None = None
         self._file: IO[str] | None = None
 
+    def writes_to(self) -> str:
+        """The file."""
+        return self.filename
+
     def on_train_begin(self) -> None:
         """Open the file."""
         import csv

@@ -91,6 +91,10 @@ class ModelCheckpoint(Callback):
         self.best: float | None = None
         self.last_path: str | None = None
 
+    def writes_to(self) -> str:
+        """The file."""
+        return self.filepath
+
     def on_train_batch_end(self, step: int, logs: dict[str, float]) -> None:
         """Save, if `save_freq` is a number of steps and none of the parameters is infinite.
 

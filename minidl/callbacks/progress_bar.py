@@ -30,6 +30,11 @@ class ProgressBar:
 
         return "ipykernel" in sys.modules or sys.stderr.isatty()
 
+    @classmethod
+    def wanted(cls, verbose: str | int) -> bool:
+        """Whether `fit` is to show one."""
+        return verbose == 1 or (verbose == "auto" and cls.suits())
+
     def update(self, epochs: int, logs: dict[str, float], text: str = "") -> None:
         """Show some more epochs and the last results, and a text before them."""
         epochs = checks.count(epochs, "epochs")

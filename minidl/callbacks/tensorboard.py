@@ -55,6 +55,10 @@ class TensorBoard(Callback):
         self.histogram_freq = checks.positive_int(histogram_freq, "histogram_freq", 0)
         self._runs: dict[str, Any] = {}
 
+    def writes_to(self) -> str:
+        """The folder."""
+        return self.log_dir
+
     def on_epoch_begin(self, epoch: int) -> None:
         """Look at the learning rate."""
         self._rate = self.trainer.lr

@@ -35,6 +35,7 @@ class Block:
 
     __slots__ = ("batch_size", "batches", "last_rows", "numbers", "rows", "start", "weight", "x",
                  "y")  # fmt: skip
+    chosen: Array | None = None  # all of them; see `Data`
 
     def __init__(
         self,
@@ -50,6 +51,10 @@ class Block:
         self.start, self.rows, self.numbers = start, len(x[0]), numbers
         self.batch_size, self.batches = batch_size, batches
         self.last_rows = self.rows - (batches - 1) * batch_size
+
+    def pick(self, array: Array) -> Array:
+        """What an array has for the rows, to be kept: the block's memory is used again."""
+        return array.copy()
 
 
 def count_batches(rows: int, batch_size: int, last: str) -> int:

@@ -103,7 +103,7 @@ def open_rows(
     return (
         x,
         _targets(y, rows, names[1]) if targets else None,
-        None if sample_weight is None else _weights(sample_weight, rows, names[2]),
+        None if sample_weight is None else open_weights(sample_weight, rows, names[2]),
     )
 
 
@@ -177,7 +177,7 @@ def _targets(value: Any, rows: int, name: str) -> Source:
     return source
 
 
-def _weights(value: Any, rows: int, name: str) -> Source:
+def open_weights(value: Any, rows: int, name: str) -> Source:
     """Weights of the rows."""
     value = _dense(value, name)
     source = _on_demand(value, name)

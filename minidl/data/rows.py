@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from copy import copy
 
 import numpy as np
 
@@ -31,6 +32,9 @@ class Data:
         No rows, but the other dimensions and the dtype of y, wherever it lies; None for iterables.
     weight : ndarray or None
         If it lies in memory: (N,), float64.
+    chosen : ndarray of intp or None
+        Numbers of the only rows that are gone through, in this order; None: all. `rows` counts
+        these, the arrays have all.
     """
 
     rows: int | None = None
@@ -40,6 +44,11 @@ class Data:
     y: Array | None = None
     y_like: Array | None = None
     weight: Array | None = None
+    chosen: Array | None = None
+
+    def pick(self, array: Array) -> Array:
+        """What an array with an element for each row in memory has for the chosen ones."""
+        return array if self.chosen is None else array[self.chosen]
 
     def batches(self, batch_size: int, last: str = "merge") -> int | None:
         """Batches of an epoch; None if nobody knows."""
@@ -97,12 +106,19 @@ class RowData(Data):
     """Data of a known number of rows."""
 
     def __init__(self, x: list[Source], y: Source | None, weight: Source | None) -> None:
-        self._rows = x[0].shape[0]
-        self.rows = self._rows
+        self.all_rows = self.rows = self._rows = x[0].shape[0]
         self.columns = [source.shape[1] for source in x]
         self._take(x, y, weight)
         if y is not None:
             self.y_like = np.empty((0, *y.shape[1:]), y.to)
+
+    def part(self, chosen: Array | None, weight: Source | None) -> RowData:
+        """These rows alone, with weights of all rows; no row is copied."""
+        data = copy(self)
+        data._take(self._x, self._y, weight)
+        if chosen is not None:
+            data.chosen, data.rows, data._rows = chosen, len(chosen), len(chosen)
+        return data
 
     def _take(self, x: list[Source], y: Source | None, weight: Source | None) -> None:
         self._x, self._y, self._weight = x, y, weight
@@ -127,6 +143,11 @@ class RowData(Data):
     def y(self, array: Array | None) -> None:
         self._y = None if array is None else ArrayRows("y", array, checked=True)
 
+    def targets(self) -> Array:
+        """All targets, as the user has them, or as they were last set; read if need be."""
+        assert self._y is not None
+        return loaded(self._y).array
+
     def batches(self, batch_size: int, last: str = "merge") -> int | None:
         """Batches of an epoch."""
         return count_batches(self._rows, batch_size, last)
@@ -143,6 +164,8 @@ class RowData(Data):
         size: int | None = None,
     ) -> Iterator[Block]:
         """See `Data.blocks`."""
+        if self.chosen is not None:
+            order = self.chosen if order is None else self.chosen[order]
         rows = self._rows if order is None else len(order)
         if size is None:
             size = block_bytes(self._x, order is None)

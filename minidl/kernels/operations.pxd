@@ -101,7 +101,8 @@ cdef struct State:
     const double* weight    # of the rows, or NULL
     char* out
     Py_ssize_t out_row
-    Py_ssize_t* order       # rows in the order of this epoch, or NULL
+    const Py_ssize_t* chosen    # numbers, in the data, of the rows that are gone through, or NULL
+    Py_ssize_t* order       # these rows, from 0, in the order of this epoch, or NULL
     Py_ssize_t rows, batch_size
     Py_ssize_t most_rows    # that the buffers hold: a larger batch is gone through in parts
     int last_batch          # what becomes of a last batch that is smaller: see `LastBatch`

@@ -75,11 +75,17 @@ cdef inline void gather(char* to, Py_ssize_t ld, const char* source, Py_ssize_t 
                 (<double*>(to + i * ld))[j] = (<const double*>(p + j * column))[0]
 
 
-cdef inline Py_ssize_t row_of(const State* s, Py_ssize_t i) noexcept nogil:
-    """The row of the user's data that comes i-th."""
+cdef inline Py_ssize_t place_of(const State* s, Py_ssize_t i) noexcept nogil:
+    """The place, among the rows that are gone through, of the one that comes i-th."""
     cdef Py_ssize_t r = s.order[i] if s.order != NULL else i
     require(0 <= r and r < s.rows)
     return r
+
+
+cdef inline Py_ssize_t row_of(const State* s, Py_ssize_t i) noexcept nogil:
+    """The row of the user's data that comes i-th."""
+    cdef Py_ssize_t r = place_of(s, i)
+    return s.chosen[r] if s.chosen != NULL else r
 
 
 cdef inline const Source* source_of(State* s, Py_ssize_t first, Py_ssize_t columns
@@ -215,7 +221,7 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
     elif o.kind == SCATTER:
         if s.out != NULL:
             for b in range(first, last):
-                memcpy(s.out + row_of(s, f.start + b) * s.out_row,
+                memcpy(s.out + place_of(s, f.start + b) * s.out_row,
                        <char*>o.p[0] + b * o.n[1] * sizeof(vec), o.n[0] * item)
     elif o.kind == LINEAR:
         x = input_of(s, o, f, <const char*>o.p[2], o.n[2] * sizeof(vec), &x_row)

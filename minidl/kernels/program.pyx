@@ -411,12 +411,14 @@ cdef class Program:
 
     def set_data(self, x, target, label, weight, out, uintptr_t order, Py_ssize_t rows,
                  Py_ssize_t batch_size, int last_batch, uint64_t seed, bint opens=True,
-                 bint ends=True):
+                 bint ends=True, uintptr_t chosen=0):
         """Where batches come from and go to.
 
         `x` is a sequence of (address, row stride, column stride, columns) in bytes, side by side;
         `target` and `out` are (address, row stride, column stride) or None, `label`, `weight` and
         `order` addresses (0 for none). `opens` and `ends`: the data begin an epoch, and end it.
+        `chosen`: address of the numbers of `rows` rows of x, target, label and weight, the only
+        ones that are gone through; `order` and `out` have one element for each of them.
         The caller keeps the memory alive.
         """
         cdef State* s = &self.state
@@ -433,7 +435,8 @@ cdef class Program:
             part.first = first
             part.columns = columns
             # Rows a multiple of 4 KiB apart would share a few sets of the first cache.
-            part.in_place = (order == 0 and part.column == item and <uintptr_t>part.at % item == 0
+            part.in_place = (order == chosen == 0 and part.column == item
+                             and <uintptr_t>part.at % item == 0
                              and part.row > 0 and part.row % 4096 != 0)
             first += part.columns
         s.sources = len(x)
@@ -446,6 +449,7 @@ cdef class Program:
             s.out_row = out[1]
         s.label = <const int64_t*><uintptr_t>label
         s.weight = <const double*><uintptr_t>weight
+        s.chosen = <const Py_ssize_t*>chosen
         s.order = <Py_ssize_t*>order
         s.rows = rows
         s.batch_size = batch_size
@@ -724,7 +728,7 @@ cdef class Program:
             s.x[0] = Source(<const char*>given.buf, given.strides[0], given.strides[1], 0,
                             self.features, False)
             s.sources = 1
-            s.order = NULL
+            s.chosen = s.order = NULL
             s.rows = given.shape[0]
             s.out = <char*>made.buf
             s.out_row = made.strides[0]

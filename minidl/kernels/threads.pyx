@@ -61,6 +61,7 @@ cdef extern from * nogil:
       #define __tsan_acquire(address) ((void)(address))
       #define __tsan_release(address) ((void)(address))
     #endif
+    static _Thread_local int minidl_room = 0;  /* see `limit_own` */
     static inline int minidl_get(int *word) { return __atomic_load_n(word, __ATOMIC_RELAXED); }
     static inline void minidl_set(int *word, int value) {
       __atomic_store_n(word, value, __ATOMIC_RELAXED); }
@@ -91,6 +92,7 @@ cdef extern from * nogil:
     void see "__tsan_acquire"(void* what)  # what was done before `pass_on` of the same
     void pass_on "__tsan_release"(void* what)
     int getpid()
+    int own_room "minidl_room"
 
 cdef enum:
     ROUNDS = 5
@@ -220,10 +222,16 @@ def set_requested(int n):
     omp_set_num_threads(n if n > 0 else initial)
 
 
-def limit_own(n):
-    """Set OpenMP's limit of the calling thread alone; returns the one that it had."""
-    cdef int before = omp_get_max_threads()
+def limit_own(int n, int room=0):
+    """Set OpenMP's limit of the calling thread alone; returns what it had.
+
+    Programs that the thread makes have room for `room` threads, if that is more: for the time when
+    the limit is a higher one.
+    """
+    global own_room
+    before = omp_get_max_threads(), own_room
     omp_set_num_threads(n)
+    own_room = room
     return before
 
 
@@ -235,6 +243,11 @@ def get_requested():
 def limit():
     """Threads that a program started now may use."""
     return thread_limit()
+
+
+def room():
+    """Threads that a program made now has room for."""
+    return max(thread_limit(), own_room)
 
 
 def is_forked():

@@ -189,7 +189,7 @@ class Plan:
     def _threads(self, work_per_thread: int) -> int:
         """The most threads that have so much to do."""
         wanted = self.work // work_per_thread if work_per_thread else self.work
-        return max(1, min(parallel.get_num_threads(), wanted))
+        return max(1, min(parallel.room(), wanted))
 
     # Buffers and operations.
 

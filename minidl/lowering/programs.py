@@ -48,7 +48,7 @@ def mode(model: Layer, training: bool) -> Iterator[None]:
 def signature(model: Layer, in_features: int, training: bool | None = None) -> tuple[Any, ...]:
     """What a program depends on besides the values of the parameters; `training` as in `Graph`."""
     return (
-        model.store(), in_features, parallel.get_num_threads(), repr(model),
+        model.store(), in_features, parallel.room(), repr(model),
         tuple(
             (layer.training if training is None else training, getattr(layer, "key", 0))
             for _, layer in model.layers()
@@ -76,8 +76,12 @@ def feed(
     seed: int = 0,
     opens: bool = True,
     ends: bool = True,
+    chosen: Array | None = None,
 ) -> None:
-    """Point a program at its data: arrays side by side in x, what the loss has made of y."""
+    """Point a program at its data: arrays side by side in x, what the loss has made of y.
+
+    `chosen` are the numbers of the only rows that are gone through.
+    """
     labels = loss is not None and loss.integer_labels
     program.set_data(
         [(*_matrix(part), part.shape[1]) for part in x],
@@ -86,12 +90,13 @@ def feed(
         address(weight),
         None if out is None else _matrix(out),
         address(order),
-        len(x[0]),
+        len(x[0] if chosen is None else chosen),
         batch_size,
         LAST_BATCH[last_batch],
         seed,
         opens,
         ends,
+        address(chosen),
     )
 
 

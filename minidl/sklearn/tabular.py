@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted
 
 import minidl
-from minidl import checks, parallel
+from minidl import checks
+from minidl.cross_validation import deal
 from minidl.memory import Array
 from minidl.sklearn import threads
 from minidl.sklearn.tabular_columns import Columns, is_missing
@@ -24,7 +24,6 @@ from minidl.sklearn.tabular_network import (
     CYCLES,
     Recipe,
     Rows,
-    SharedBar,
     build,
     fill_unseen,
     train,
@@ -235,12 +234,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
             self.validation_fraction, "validation_fraction", 0, 1, open_low=True, open_high=True
         )
         count = min(max(round(1 / share), n_models, 2), rows)
-        order = random.permutation(rows)
-        if classes is not None:
-            order = order[np.argsort(classes[order], kind="stable")]
-        folds = np.empty(rows, np.intp)
-        folds[order] = np.arange(rows) % count
-        return folds
+        return deal(random.permutation(rows), count, classes)
 
     def _train(
         self,
@@ -251,36 +245,18 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         folds: Array,
         seeds: list[int],
     ) -> list[minidl.Trainer]:
-        """The models, each trained by a thread, as many at a time as there are cores."""
+        """The models, trained side by side."""
         dense, cardinalities = encoder.n_dense_, encoder.cardinalities_
         count = int(folds.max()) + 1
+        held_out = [folds == i % count for i in range(len(seeds))]
         trainers = []
-        for i, seed in enumerate(seeds):
+        for seed, fold in zip(seeds, held_out, strict=True):
             model = build(recipe, dense, cardinalities, outputs, seed)
-            trainers.append(trainer_for(recipe, model, int((folds != i % count).sum())))
-        cores = parallel.get_num_threads()
-        workers = min(len(seeds), cores)
-        bar = SharedBar(recipe.epochs * len(seeds)) if self.verbose else None
-
-        def work(i: int) -> None:
-            with parallel.own_limit(max(1, cores // workers)):
-                held_out = folds == i % count
-                parts = rows.take(~held_out), rows.take(held_out)
-                train(trainers[i], recipe, *parts, seeds[i], [bar] if bar else [])
-
-        pool = ThreadPoolExecutor(workers)
-        try:
-            for done in [pool.submit(work, i) for i in range(len(seeds))]:
-                done.result()
-        finally:
-            for trainer in trainers:  # after an error or Ctrl-C the others need not go on
-                trainer.stop_training = True
-            pool.shutdown(cancel_futures=True)
-            if bar:
-                bar.close()
+            trainers.append(trainer_for(recipe, model, int((~fold).sum())))
+        train(trainers, recipe, rows, held_out, seeds, bool(self.verbose))
         if cardinalities:
-            for i, trainer in enumerate(trainers):
-                fill_unseen(trainer.model, rows.X[folds != i % count], dense)
+            for trainer, fold in zip(trainers, held_out, strict=True):
+                fill_unseen(trainer.model, rows.X[~fold], dense)
         return trainers
 
     def _outputs(self, X: Any) -> list[Array]:

@@ -13,14 +13,12 @@ best on the rows held out.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import minidl
-from minidl.callbacks.progress_bar import ProgressBar
 from minidl.layers import activation as activation_by_name
 from minidl.layers.base import Layer
 from minidl.memory import Array
@@ -37,11 +35,6 @@ class Rows(NamedTuple):
     X: Array
     y: Array
     weight: Array | None
-
-    def take(self, mask: Array) -> Rows:
-        """Those of a mask."""
-        weight = None if self.weight is None else self.weight[mask]
-        return Rows(self.X[mask], self.y[mask], weight)
 
 
 class Recipe(NamedTuple):
@@ -154,42 +147,32 @@ def trainer_for(recipe: Recipe, model: minidl.Sequential, rows: int) -> minidl.T
     return minidl.Trainer(model, recipe.loss, optimizer(recipe, model), scheduler=schedule)
 
 
-class SharedBar(minidl.Callback):
-    """One bar of the epochs of all networks, which are trained side by side."""
-
-    def __init__(self, epochs: int) -> None:
-        super().__init__()
-        self._bar, self._lock = ProgressBar(epochs), threading.Lock()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        """Count one more."""
-        with self._lock:
-            self._bar.update(1, {"val_loss": logs["val_loss"]})
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
-
-
 def train(
-    trainer: minidl.Trainer,
+    trainers: Sequence[minidl.Trainer],
     recipe: Recipe,
     rows: Rows,
-    held_out: Rows,
-    seed: int,
-    callbacks: Sequence[minidl.Callback] = (),
+    folds: Sequence[Array],
+    seeds: Sequence[int],
+    verbose: bool,
 ) -> None:
-    """Train, and leave the trainer's model with the weights that are best on the rows held out."""
-    trainer.fit(
+    """Train each on the rows outside of its fold, a mask of rows, side by side.
+
+    The models are left with the weights that are best on the rows of the fold.
+    """
+    minidl.fit_many(
+        trainers,
         rows.X,
         rows.y,
+        rows=[~fold for fold in folds],
         sample_weight=rows.weight,
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,
         last_batch="keep",
-        seed=seed,
-        validation_data=held_out,
-        callbacks=[CycleStopping(recipe.first_cycle, recipe.cycles), *callbacks],
-        verbose=0,
+        seed=seeds,
+        validation_rows=folds,
+        callbacks=[CycleStopping(recipe.first_cycle, recipe.cycles)],
+        on_error="raise",
+        verbose=int(verbose),
     )
-    trainer.model.eval()
+    for trainer in trainers:
+        trainer.model.eval()
