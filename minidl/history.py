@@ -70,6 +70,32 @@ class History:
         # In one call of C: an interrupt finds columns of equal length.
         deque(map(list.append, self.history.values(), new), 0)
 
+    def extend(self, columns: Mapping[str, Sequence[float]]) -> None:
+        """Add the values of several epochs: of each result, one for each of them.
+
+        Raises
+        ------
+        ValueError
+            There are more of one than of another.
+        """
+        if not isinstance(columns, Mapping) or not all(isinstance(name, str) for name in columns):
+            raise TypeError(f"columns: expected a dict of numbers by name, got {columns!r:.200}")
+        given = {
+            name: [checks.measured(value, f"columns[{name!r}]") for value in values]
+            for name, values in columns.items()
+        }
+        counts = {len(values) for values in given.values()}
+        if len(counts) > 1:
+            raise ValueError(f"columns: expected as many values of each, got {sorted(counts)}")
+        epochs = len(self)
+        for name in given if counts - {0} else ():
+            if name not in self.history:
+                self.history[name] = [NAN] * epochs
+        unknown = [NAN] * max(counts, default=0)
+        new = [given.get(name, unknown) for name in self.history]
+        # In one call of C: an interrupt finds columns of equal length.
+        deque(map(list.extend, self.history.values(), new), 0)
+
     def merge_last(self, values: dict[str, float]) -> None:
         """Set or add values of the last epoch.
 

@@ -9,11 +9,13 @@ of this.
 
 from __future__ import annotations
 
+from _thread import start_new_thread
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from time import sleep
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -211,7 +213,7 @@ def fit_over(
     else:
         with closing(ProgressBar(data.passes)) as bar:
             crew.run(bar)
-    return [FitResult(job.trainer, job.loop.history, job.error) for job in jobs]
+    return [FitResult(job.trainer, job.history, job.error) for job in jobs]
 
 
 # Arguments: one value for all trainers, or one for each.
@@ -413,19 +415,16 @@ class _Job:
     """One training."""
 
     def __init__(self, trainer: Trainer, loop: Loop, epochs: int) -> None:
-        self.trainer, self.loop, self.epochs = trainer, loop, epochs
+        self.trainer, self.epochs, self.history = trainer, epochs, loop.history
+        self.loop: Loop | None = loop  # until it has ended: it has the order of all rows
         self.made = 0  # epochs
         self.error: Any = None
         self.ended = False
-
-    @property
-    def work(self) -> int:
-        """Floating-point operations of all steps, roughly."""
-        loop = self.loop
-        store = self.trainer.model.store()
-        validation = 0 if loop.validation is None else loop.validation[0].rows or 0
-        a_weight = 6 * (loop.data.rows or 1) + UPDATE_WORK * (loop.updates or 1) + 2 * validation
-        return self.epochs * a_weight * store.trainable * store.dtype.itemsize
+        # Floating-point operations of all steps, roughly: more of float64 take more time.
+        store = trainer.model.store()
+        tested = 0 if loop.validation is None else loop.validation[0].rows or 0
+        a_weight = 6 * (loop.data.rows or 1) + UPDATE_WORK * (loop.updates or 1) + 2 * tested
+        self.work = epochs * a_weight * store.trainable * store.dtype.itemsize
 
     def run(self, crew: _Crew) -> None:
         """Train; what fails is noted."""
@@ -434,13 +433,16 @@ class _Job:
             self.made += epochs
             crew.look_after(self)
 
+        loop, self.loop = self.loop, None
+        assert loop is not None
         try:
             crew.look_after(self)
             with self.trainer._training():
-                self.loop.get_ready()
-                self.trainer._run(self.loop, self.epochs, tell)
+                loop.get_ready()
+                self.trainer._run(loop, self.epochs, tell)
         except BaseException as error:
             self.error = error
+            clear_frames(error.__traceback__)  # of arrays
         self.made, self.ended = self.epochs, True
 
 
@@ -460,8 +462,8 @@ class _Crew:
         """Train all; raise what stops all."""
         try:
             for _ in range(min(len(self.jobs), self.cores)):
-                Thread(target=self._work, name="minidl.fit_many").start()
-            while self.jobs and not self.over.wait(None if bar is None else SLICE):
+                start_new_thread(self._work, ())  # `Thread.start` must not be interrupted
+            while self.jobs and not self.over.wait(SLICE):
                 self._show(bar)
         finally:
             self._stop()
