@@ -214,7 +214,7 @@ def _folds(
             raise ValueError(f"cv: expected at most {rows} folds, one for each row, got {count}")
         fold = deal(rng.permutation(rows), count, _classes(data, loss))
         return [(np.flatnonzero(fold != i), np.flatnonzero(fold == i)) for i in range(count)]
-    if hasattr(cv, "split"):
+    if hasattr(cv, "split") and not isinstance(cv, str):
         like_X = X if getattr(X, "shape", ())[:1] == (rows,) else np.zeros((rows, 1))
         cv = cv.split(like_X, flat(data.targets()), groups)
     elif not isinstance(cv, Iterable) or isinstance(cv, (str, dict)):

@@ -227,8 +227,8 @@ class Ensemble:
             "metadata": metadata_text(metadata),
             "format": FORMAT,
             "task": to_json(self.task),
-            "architectures": to_json([architecture(model) for model in models]),
-            "trainings": to_json([model.__dict__.get("training_record") for model in models]),
+            "architecture": to_json([architecture(model) for model in models]),
+            "training": to_json([model.__dict__.get("training_record") for model in models]),
         }
         _check_size(sum(1 for model in models for _ in model.tree()))
         state = {
@@ -262,9 +262,9 @@ class Ensemble:
         """
         header, tensors = read_safetensors(path, FORMAT, "an ensemble of minidl")
         with FormatError.explains(path):
-            described, records = header.read("architectures"), header.read("trainings")
+            described, records = header.read("architecture"), header.read("training")
             if not isinstance(described, list) or not isinstance(records, list):
-                raise ValueError("architectures, trainings: expected lists")
+                raise ValueError("architecture, training: expected lists")
             state: dict[str, dict[str, Array]] = {str(i): {} for i in range(len(described))}
             for name, value in tensors.items():
                 number, _, rest = name.partition(".")

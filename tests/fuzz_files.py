@@ -1,4 +1,4 @@
-"""Fuzzing of `load`, `resume` and `load_tabular`: is there a file that is taken, and does harm?
+"""Fuzzing of all readers of files: is there one that is taken, and does harm?
 
     pip install atheris
     python tests/fuzz_files.py SECONDS [FOLDER]
@@ -18,6 +18,7 @@ import atheris
 
 with atheris.instrument_imports(include=["minidl"]):
     import minidl.checkpoint
+    import minidl.ensemble
     import minidl.fuse
     import minidl.history
     import minidl.prediction
@@ -40,7 +41,7 @@ def main(seconds, place):
         for i, data in enumerate([*files, *(path.read_bytes() for path in KNOWN.iterdir())]):
             (folder / "corpus" / str(i)).write_bytes(data)
         mutator = hostile.Mutator(files)
-        tried = {"inputs": 0, "load": 0, "resume": 0, "tabular": 0}
+        tried = {"inputs": 0, **dict.fromkeys(hostile.USES, 0)}
 
         def one(data):
             tried["inputs"] += 1

@@ -11,8 +11,12 @@ import minidl
 from minidl import sklearn
 from minidl.serialization import _tensors
 
-READERS = {"load": minidl.load, "resume": minidl.Trainer.resume}
-FORMS = {"load": "minidl-1", "resume": "minidl-checkpoint-1"}
+READERS = {
+    "load": minidl.load, "resume": minidl.Trainer.resume, "ensemble": minidl.Ensemble.load,
+}  # fmt: skip
+FORMS = {
+    "load": "minidl-1", "resume": "minidl-checkpoint-1", "ensemble": "minidl-ensemble-1",
+}  # fmt: skip
 
 
 def raw(header, data=b"", length=None):
@@ -82,6 +86,18 @@ def trainings():
         yield trainer
 
 
+def ensembles():
+    """Of one model, and of models that differ inside, trained and not."""
+    yield minidl.Ensemble([networks()[0]])
+    members = [
+        minidl.Sequential(minidl.Linear(2, 3, seed=0), minidl.ReLU(), minidl.Linear(3, 2, seed=1)),
+        minidl.Sequential(minidl.Linear(2, 2, seed=2), minidl.BatchNorm1d(2)),
+        minidl.Sequential(minidl.Linear(2, 2, seed=3)),
+    ]
+    minidl.Trainer(members[0]).fit(np.ones((4, 2)), [0, 1, 0, 1], seed=0)
+    yield minidl.Ensemble(members, "binary")
+
+
 def tables():
     """Tabular estimators, with numbers, categories and missing values."""
     X = [[i, i % 3 and float(i), "even" if i % 2 == 0 else None] for i in range(40)]
@@ -100,6 +116,9 @@ def seeds(folder):
         trainer.save_checkpoint(path)
         found.append(path.read_bytes())
         minidl.save(trainer.model, path)
+        found.append(path.read_bytes())
+    for ensemble in ensembles():
+        ensemble.save(path, metadata={"a": [1, None]})
         found.append(path.read_bytes())
     for estimator in tables():
         sklearn.save_tabular(estimator, path, metadata={"a": None})
@@ -176,6 +195,22 @@ def use_trainer(trainer, path):
     predict(trainer.model)
 
 
+def use_ensemble(ensemble, path):
+    """Show it, write it, read it again, and predict if it is small."""
+    shown = repr(ensemble)
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    assert not any(layer.training for model in ensemble.models for _, layer in model.layers())
+    ensemble.save(path, ensemble.metadata)
+    written = cut_up(path.read_bytes())
+    again = minidl.Ensemble.load(path)
+    assert repr(again) == shown
+    again.save(path, again.metadata)
+    assert cut_up(path.read_bytes()) == written
+    for model in ensemble.models:
+        str(model)
+        predict(model)
+
+
 def use_tabular(estimator, path):
     """Write it, and read it again."""
     repr(estimator)
@@ -186,7 +221,9 @@ def use_tabular(estimator, path):
     assert cut_up(path.read_bytes()) == written
 
 
-USES = {"load": use_model, "resume": use_trainer, "tabular": use_tabular}
+USES = {
+    "load": use_model, "resume": use_trainer, "ensemble": use_ensemble, "tabular": use_tabular,
+}  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------- changing
@@ -285,6 +322,8 @@ class Mutator:
     def a_layer(self, parts, tensors, rng):
         """A layer more, less, or inside others."""
         layers = parts.get("architecture")
+        if isinstance(layers, list) and layers:  # of an ensemble
+            layers = rng.choice(layers)
         layers = layers.get("layers") if isinstance(layers, dict) else None
         if not isinstance(layers, list) or not layers:
             return
@@ -376,8 +415,11 @@ def place(parts, rng):
 def fit_tensors(parts, tensors):
     """Make the tensors of a model those that its architecture asks for, if they are small."""
     try:
-        wanted = _tensors(parts["architecture"]["layers"])
-        dtype = {"float32": "F32", "float64": "F64"}[parts["architecture"]["dtype"]]
+        told = parts["architecture"]
+        models = {f"{i}.": one for i, one in enumerate(told)} if type(told) is list else {"": told}
+        wanted = {prefix + name: shape for prefix, one in models.items()
+                  for name, shape in _tensors(one["layers"]).items()}  # fmt: skip
+        dtype = {"float32": "F32", "float64": "F64"}[next(iter(models.values()))["dtype"]]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return
     size = 4 if dtype == "F32" else 8

@@ -37,6 +37,7 @@ GIVEN = {
     "decay_bias_and_norm": True, "groups": None, "n": 1, "path": "X.npy", "name": "mine",
     "function": lambda a, b: 0.0, "lr_lambda": lambda t: 1.0, "block": minidl.ReLU(),
     "schedulers": [minidl.StepLR(2), minidl.StepLR(2)], "model": minidl.Sequential(minidl.ReLU()),
+    "models": [minidl.Sequential(minidl.ReLU())],
 }  # fmt: skip
 # The name in the message, where it is another.
 CALLED = {("Metric", "function"): "metrics", ("Residual", "block"): "layers"}

@@ -263,8 +263,8 @@ def test_chosen_rows_are_as_arrays_of_these_rows(kind, shuffle, tmp_path, monkey
             (tmp_path / "other").mkdir(exist_ok=True)
             validation = kind(given[other], tmp_path / "other"), y[other], weight[other]
         alone.fit(
-            kind(given[one], tmp_path), y[one], sample_weight=weight[one], validation_data=validation, seed=i,
-            **options,
+            kind(given[one], tmp_path), y[one], sample_weight=weight[one],
+            validation_data=validation, seed=i, **options,
         )  # fmt: skip
         assert everything(trainer) == everything(alone), i
 
@@ -614,8 +614,9 @@ def test_an_interrupt_at_moments_of_the_main_thread(verbose, capsys):
         minidl.fit_many(trainers, X, y, epochs=EPOCHS, seed=0, verbose=verbose, n_threads=2)
 
     for _ in range(2):  # the first time there is more to do
+        trainers = [plain(i) for i in range(3)]
         with Interrupt(0) as counted:
-            fit([plain(i) for i in range(3)])
+            fit(trainers)
     moments = np.unique(np.linspace(1, counted.seen, 30).astype(int))
     met = 0
     for moment in [*moments.tolist(), *range(counted.seen - 40, counted.seen - 1, 4)]:
@@ -799,7 +800,7 @@ BAD = [
     ({"callbacks": [[STOP], [STOP]]}, "callbacks: .* got one EarlyStopping more than once"),
     ({"callbacks": [[STOP]]}, "callbacks: expected one for all trainers or a sequence of 2"),
     ({"callbacks": [minidl.CSVLogger("a.csv")]}, "callbacks: expected a file of its own .*'a.cs"),
-    ({"callbacks": [[minidl.ModelCheckpoint("m")], [minidl.ModelCheckpoint("m")]]}, "callbacks: ex"),
+    ({"callbacks": [[minidl.ModelCheckpoint("m")] for _ in TWO]}, "callbacks: expected a file"),
     ({"n_threads": 0}, "n_threads: expected"),
     ({"on_error": "ignore"}, "on_error: expected 'record' or 'raise'"),
     ({"verbose": 2}, "verbose: expected"),
