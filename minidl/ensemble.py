@@ -6,18 +6,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from minidl import checks, losses, parallel
+from minidl.evaluation import blocks_of
 from minidl.files import FormatError, read_safetensors, to_json, write_safetensors
 from minidl.inputs import open_inputs
 from minidl.kernels import threads
 from minidl.layers import Layer
 from minidl.memory import Array, check_room
 from minidl.metrics.convert import Task, predicted_labels, probabilities
-from minidl.prediction import OUTPUT, predict_rows
+from minidl.prediction import CACHED_ROWS, OUTPUT, predict_rows
 from minidl.serialization import (
     MOST_LAYERS,
     architecture,
@@ -27,6 +28,9 @@ from minidl.serialization import (
     read_metadata,
     record_of_training,
 )
+
+if TYPE_CHECKING:
+    from minidl.data.rows import Data
 
 FORMAT = "minidl-ensemble-1"
 TASKS = ("multiclass", "binary", "regression")
@@ -145,7 +149,7 @@ class Ensemble:
             If `return_std`.
         """
         if checks.flag(return_std, "return_std"):
-            return self._through(x, batch_size, lambda p: (p.mean(axis=0), p.std(axis=0)))
+            return tuple(self._through(x, batch_size, lambda p: (p.mean(axis=0), p.std(axis=0))))
         return self._through(x, batch_size, lambda p: (p.mean(axis=0),))[0]
 
     def vote(self, x: Any, batch_size: int | None = None) -> Array:
@@ -315,12 +319,12 @@ class Ensemble:
             data.load()
         found: list[list[Array]] = []
         with _Cores(len(self.models)) as cores:
-            for x, start in self._blocks(data, batch_size):
-                small = 2 * first.store().trainable * len(x[0]) * len(self) < SMALL_WORK
-                if small and len(x) == 1 and start == 0:  # a few rows may be predicted at once
-                    made = [model.predict(x[0], batch_size) for model in self.models]
+            for part, start in self._parts(data, batch_size):
+                small = 2 * first.store().trainable * len(part[0]) * len(self) < SMALL_WORK
+                if small and len(part) == 1 and start == 0:  # a few rows may be predicted at once
+                    made = [model.predict(part[0], batch_size) for model in self.models]
                 else:
-                    work = partial(predict_rows, x=x, batch_size=batch_size, first=start)
+                    work = partial(predict_rows, x=part, batch_size=batch_size, first=start)
                     made = cores.map(work, self.models, small)
                 outputs = np.stack(made, dtype=np.float64)
                 if data.rows is not None and not found:
@@ -328,24 +332,21 @@ class Ensemble:
                 if not as_they_are:
                     for one in outputs:
                         one[...] = as_predictions(one, self.task)
-                parts = reduce(outputs)
                 kept = first.dtype if dtype is None else dtype
-                found.append([p.astype(kept) if p.dtype.kind == "f" else p for p in parts])
+                found.append(
+                    [one.astype(kept) if one.dtype.kind == "f" else one for one in reduce(outputs)]
+                )
         return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
-    def _blocks(self, data: Any, batch_size: int | None) -> Iterator[tuple[list[Array], int]]:
-        """Rows of the inputs, and the number of the first."""
-        columns = self.models[0].output_features(sum(data.columns)) if data.in_memory else 1
-        rows = max(BLOCK // (8 * len(self) * max(columns, 1)), batch_size or 1024)
-        if data.in_memory:
-            for start in range(0, max(len(data.x[0]), 1), rows):
-                yield [part[start : start + rows] for part in data.x], start
-            return
-        from minidl.data.background import ahead
-
-        with ahead(data.blocks(None, batch_size or 1024, last="keep")) as blocks:
+    def _parts(self, data: Data, batch_size: int | None) -> Iterator[tuple[list[Array], int]]:
+        """Rows of the inputs, as many as there is room for predictions, and where they begin."""
+        least = batch_size or CACHED_ROWS
+        with blocks_of(data, least) as blocks:
             for block in blocks:
-                yield block.x, block.start
+                columns = self.models[0].output_features(sum(x.shape[1] for x in block.x))
+                size = max(BLOCK // (8 * len(self) * max(columns, 1)), least)
+                for start in range(0, max(len(block.x[0]), 1), size):
+                    yield [x[start : start + size] for x in block.x], block.start + start
 
 
 class _Cores:

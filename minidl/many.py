@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from _thread import start_new_thread
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from threading import Event, Lock
 from time import sleep
 from traceback import clear_frames
@@ -187,7 +187,7 @@ def fit_over(
     each["callbacks"] = _callbacks_of_each(callbacks, count)
     options = []
     for i in range(count):
-        with _Noted(i):
+        with _about(i):
             options.append(Options(**{name: each[name][i] for name in each}).checked())
     data.passes = sum(option.epochs for option in options)
     arrays = {"rows": rows, "validation_rows": validation_rows, "sample_weight": sample_weight}
@@ -195,7 +195,7 @@ def fit_over(
     validation = _validation_of_each(validation_data, count, data.passes)
     jobs = []
     for i, (trainer, option) in enumerate(zip(trainers, options, strict=True)):
-        with _Noted(i):
+        with _about(i):
             trainer._check_free()
             weight, tested = own["sample_weight"][i], own["validation_rows"][i]
             trained = data.of(trainer, option.epochs, weight, own["rows"][i], "rows")
@@ -276,18 +276,18 @@ def _callbacks_of_each(callbacks: Any, count: int) -> list[Any]:
     else:
         lists = [_copies(as_callbacks(callbacks)) for _ in range(count)]
     found = [callback for one in lists for callback in one]
-    if len({id(callback) for callback in found}) < len(found):
-        twice = next(c for c, n in Counter(map(id, found)).items() if n > 1)
-        raise ValueError(
-            "callbacks: expected callbacks of its own for each trainer, got one "
-            f"{next(type(c).__name__ for c in found if id(c) == twice)} more than once"
-        )
-    paths = Counter(path for callback in found if (path := callback.writes_to()) is not None)
-    for path, times in paths.items():
-        if times > 1:
+    times, paths = Counter(map(id, found)), Counter(callback.writes_to() for callback in found)
+    for callback in found:
+        path = callback.writes_to()
+        if times[id(callback)] > 1:
             raise ValueError(
-                f"callbacks: expected a file of its own for each trainer, got {path!r} {times} "
-                "times; give a list of callbacks for each"
+                "callbacks: expected callbacks of its own for each trainer, got one "
+                f"{type(callback).__name__} more than once"
+            )
+        if path is not None and paths[path] > 1:
+            raise ValueError(
+                "callbacks: expected a file of its own for each trainer, as lists of callbacks "
+                f"for each can have them, got {path!r} more than once"
             )
     return lists
 
@@ -317,18 +317,14 @@ def _validation_of_each(validation_data: Any, count: int, passes: int) -> list[A
     return [shared[id(one)] for one in given]
 
 
-class _Noted:
+@contextmanager
+def _about(number: int) -> Iterator[None]:
     """Errors within the block get a note of the trainer that they are about."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            error.add_note(f"trainers[{self.number}]")
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"trainers[{number}]")
+        raise
 
 
 # Data.
@@ -353,7 +349,7 @@ class Shared:
         self.opened: dict[Any, Data] = {}
         self.made: dict[int, tuple[Any, Any]] = {}  # weights and numbers of rows: given, converted
         self.suited: dict[Any, tuple[Loss, Array]] = {}
-        self.targets: dict[Any, Array] = {}  # by dtype and shape: they hold the same
+        self.targets: dict[Any, Array] = {}  # by dtype and shape: those alike hold the same
 
     def of(
         self,
@@ -394,7 +390,9 @@ class Shared:
         if key not in self.suited:
             suited = trainer._suit(own, weighted, self.names)
             y: Any = own.y
-            self.suited[key] = suited, self.targets.setdefault((y.dtype, y.shape), y)
+            if shipped or isinstance(loss, losses.FunctionLoss):  # others may change what is in y
+                y = self.targets.setdefault((y.dtype, y.shape), y)
+            self.suited[key] = suited, y
         suited, own.y = self.suited[key]
         trainer._check_metrics(suited, weighted)
         return own, suited
@@ -481,8 +479,8 @@ class _Crew:
                 job.trainer.stop_training = True
             left = len(self.running) + len(self.waiting)
             others = sum(self.running.values()) - self.running[job]
-            first = list(self.running).index(job) < self.cores % left
-            fair = self.cores // left + first
+            remainder = list(self.running).index(job) < self.cores % left
+            fair = self.cores // left + remainder
             share = self.running[job] = max(1, min(fair, self.cores - others))
         threads.limit_own(share, self.cores)
 

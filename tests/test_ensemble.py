@@ -173,11 +173,18 @@ def test_all_kinds_of_data_in_blocks_on_all_cores(kind, threads, tmp_path, monke
     expected = softmax(outputs(members, X))
     monkeypatch.setattr(module, "SMALL_WORK", 0)
     monkeypatch.setattr(module, "BLOCK", 8 * 5 * 3 * 1024)
-    ensemble = minidl.Ensemble(members, "multiclass")
+    ensemble, sizes, predict_rows = minidl.Ensemble(members, "multiclass"), [], module.predict_rows
+
+    def noted(model, x, **named):
+        sizes.append(len(x[0]))
+        return predict_rows(model, x, **named)
+
+    monkeypatch.setattr(module, "predict_rows", noted)
     with minidl.set_num_threads(threads):
         mean, std = ensemble.predict(kind(X, tmp_path), return_std=True)
     np.testing.assert_array_equal(mean, expected.mean(axis=0).astype(np.float32))
     np.testing.assert_array_equal(std, expected.std(axis=0).astype(np.float32))
+    assert max(sizes) <= 1024  # what all models give for so many is kept at once
 
 
 def test_a_batch_size_changes_nothing():

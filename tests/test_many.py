@@ -382,6 +382,23 @@ def test_targets_of_different_losses_are_one_array():
     assert len(found) == 1
 
 
+def test_a_loss_that_changes_its_targets_has_its_own():
+    class Twice(minidl.MSELoss):
+        def check(self, y, *rest):
+            return 2 * super().check(y, *rest)
+
+    def trainers():
+        return [minidl.Trainer(make_model(0, outputs=1), loss) for loss in ("MSELoss", Twice())]
+
+    X, y = make_data()
+    together, alone = trainers(), trainers()
+    minidl.fit_many(together, X, y / 2, seed=0)
+    for trainer in alone:
+        trainer.fit(X, y / 2, seed=0)
+    assert same(together, alone) == right(2)
+    assert everything(alone[0]) != everything(alone[1])
+
+
 def test_losses_that_look_alike_are_checked_each():
     """One column stands for two quantiles, and does not for two outputs."""
     X, y = make_data()

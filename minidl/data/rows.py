@@ -45,6 +45,7 @@ class Data:
     y_like: Array | None = None
     weight: Array | None = None
     chosen: Array | None = None
+    start = 0  # as a block's
 
     def pick(self, array: Array) -> Array:
         """What an array with an element for each row in memory has for the chosen ones."""
@@ -106,7 +107,7 @@ class RowData(Data):
     """Data of a known number of rows."""
 
     def __init__(self, x: list[Source], y: Source | None, weight: Source | None) -> None:
-        self.all_rows = self.rows = self._rows = x[0].shape[0]
+        self.all_rows = self.rows = self._rows = x[0].shape[0]  # the first counts all, ever after
         self.columns = [source.shape[1] for source in x]
         self._take(x, y, weight)
         if y is not None:

@@ -30,6 +30,7 @@ def segments_of(
     count = round(math.sqrt(layers)) if checkpoint == "sqrt" else int(checkpoint)
     columns = list(accumulate((value.columns for value in given), initial=0))
     crossing = _single(nodes, given)
+    count = min(count, len(crossing) + 1)  # with so many, all places are cuts
     cuts: set[int] = set()
     for k in range(1, count):
         target = columns[-1] * k / count
