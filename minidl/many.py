@@ -9,6 +9,7 @@ of this.
 
 from __future__ import annotations
 
+import os
 from _thread import start_new_thread
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -455,6 +456,7 @@ class _Crew:
         self.stopped = False
         self.shown = 0  # epochs
         self.over = Event()
+        self.process = os.getpid()
 
     def run(self, bar: ProgressBar | None) -> None:
         """Train all; raise what stops all."""
@@ -474,6 +476,8 @@ class _Crew:
 
     def look_after(self, job: _Job) -> None:
         """In its own thread, now and then: tell a training to stop; share the cores out anew."""
+        if self.process != os.getpid():  # forked in a callback; the lock may be held for ever
+            raise RuntimeError("fit_many: trainings go on in the process that began them alone")
         with self.lock:
             if self.stopped:
                 job.trainer.stop_training = True
@@ -493,6 +497,8 @@ class _Crew:
                 job = self.waiting.popleft()
                 self.running[job] = 1
             job.run(self)
+            if self.process != os.getpid():
+                break
             if self._stops(job):
                 self._stop()
             with self.lock:

@@ -48,6 +48,29 @@ def test_columns_stay_of_equal_length():
     assert history.epochs == range(3)
 
 
+def test_several_epochs_at_once_are_as_one_by_one():
+    history, other = make(loss=[3.0]), make(loss=[3.0])
+    columns = {"loss": [2.0, np.float32(1.5)], "accuracy": (0.25, 1)}
+    history.extend(columns)
+    history.extend({"accuracy": [0.5]})
+    history.extend({"lr": []})
+    for values in ({"loss": 2.0, "accuracy": 0.25}, {"loss": 1.5, "accuracy": 1}):
+        other.append(values)
+    other.append({"accuracy": 0.5})
+    assert list(history.history) == ["loss", "accuracy"]
+    for name, values in other.history.items():
+        np.testing.assert_array_equal(history.history[name], values)
+    assert all(type(x) is float for column in history.history.values() for x in column)
+    for wrong, message in (
+        ({"loss": [1.0], "accuracy": [1.0, 2.0]}, r"columns: expected as many values of each, got"),
+        ({"loss": ["a"]}, r"columns\['loss'\]: expected a number, got 'a'"),
+        ([1.0], "columns: expected a dict of numbers by name"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            history.extend(wrong)
+    assert len(history) == 4
+
+
 def test_merge_last():
     history = make(loss=[3.0, 2.0])
     history.merge_last({"lr": np.float32(0.5), "loss": 1})

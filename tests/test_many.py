@@ -690,6 +690,31 @@ def test_a_child_of_a_fork_trains_one_after_the_other():
     assert python("-c", FORK).stdout.split() == ["1"]
 
 
+FORK_WITHIN = """
+import os, time
+import minidl
+from test_many import make_data, plain
+X, y = make_data()
+
+class Fork(minidl.Callback):
+    child = None
+    def on_epoch_end(self, epoch, logs):
+        if epoch == 3:
+            self.child = os.fork()
+
+forks = [Fork() for _ in range(4)]
+trainers = [plain(i) for i in range(4)]
+results = minidl.fit_many(trainers, X, y, epochs=20, callbacks=[[fork] for fork in forks])
+assert all(result.error is None and len(result.history) == 20 for result in results)
+print(*(os.waitpid(fork.child, 0)[0] == fork.child for fork in forks))
+"""
+
+
+def test_a_fork_within_a_training():
+    """The parent finishes all; the child, where a lock may be held for ever, does not wait for it."""
+    assert python("-c", FORK_WITHIN).stdout.split() == ["True"] * 4
+
+
 END = """
 import threading, time
 import minidl
