@@ -711,7 +711,7 @@ print(*(os.waitpid(fork.child, 0)[0] == fork.child for fork in forks))
 
 
 def test_a_fork_within_a_training():
-    """The parent finishes all; the child, where a lock may be held for ever, does not wait for it."""
+    """The parent finishes all; the child, where a lock may be held, does not wait for it."""
     assert python("-c", FORK_WITHIN).stdout.split() == ["True"] * 4
 
 
