@@ -100,8 +100,8 @@ def test_everything_public_is_of_a_kind_that_has_a_list():
         if isinstance(getattr(minidl, name), type) and not issubclass(getattr(minidl, name), kinds)
     }
     assert others == {
-        "FormatError", "History", "Metric", "NonFiniteError", "NpyFile", "ProgressBar", "Trainer",
-        "set_num_threads",
+        "Ensemble", "FormatError", "History", "Metric", "NonFiniteError", "NpyFile", "ProgressBar",
+        "Trainer", "set_num_threads",
     }  # fmt: skip
 
 

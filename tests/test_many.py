@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from helpers import OPENMP, OPTIMIZERS, python
 from test_checkpoint import everything
-from test_interrupts import Interrupt
+from test_interrupts import (
+    Interrupt,
+    quiet,  # noqa: F401
+)
 
 import minidl
 from minidl import ending, many
@@ -623,7 +626,7 @@ def test_ctrl_c_stops_all_in_bounded_time():
 
 
 @pytest.mark.parametrize("verbose", [0, 1])
-def test_an_interrupt_at_moments_of_the_main_thread(verbose, capsys):
+def test_an_interrupt_at_moments_of_the_main_thread(verbose, capsys, quiet):  # noqa: F811
     """Wherever it comes, nothing trains on, and each trainer is as it was after a whole step."""
     X, y = make_data()
 
