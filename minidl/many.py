@@ -294,12 +294,11 @@ def _callbacks_of_each(callbacks: Any, count: int) -> list[Any]:
 
 
 def _copies(callbacks: tuple[Callback, ...]) -> tuple[Callback, ...]:
-    """Copies of callbacks, without the trainers of earlier trainings."""
+    """Copies of callbacks."""
     from copy import deepcopy
 
-    before = [vars(callback).get("trainer") for callback in callbacks]
     try:
-        return deepcopy(callbacks, {id(trainer): trainer for trainer in before})
+        return deepcopy(callbacks)
     except TypeError as error:
         raise TypeError(
             f"callbacks: expected some that can be copied, or a list for each trainer: {error}"

@@ -207,7 +207,7 @@ LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pa
         "minidl.sklearn", "minidl.numpy_baseline", "minidl.plotting", "minidl.summary",
         "minidl.convert", "minidl.export", "minidl.fuse", "minidl.tables", "minidl.figures",
         "minidl.health", "minidl.observation", "minidl.diagnosis", "minidl.jacobians",
-        "minidl.memory_report", "optuna", "minidl.many", "minidl.ensemble"]  # fmt: skip
+        "minidl.memory_report", "optuna", "minidl.many", "minidl.ensemble",
         "minidl.cross_validation"]  # fmt: skip
 
 
