@@ -10,6 +10,7 @@ the training, seeds, names of the columns, and what callbacks keep.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from minidl import checks, losses, optimizers, schedulers
 from minidl.files import FormatError, read_safetensors, to_json, write_safetensors
 from minidl.history import History
+from minidl.kernels import VERSION
 from minidl.layers.base import Layer
 from minidl.layers.sequential import Sequential
 from minidl.memory import Array, write_all
@@ -27,6 +29,7 @@ from minidl.parameters import Parameter
 from minidl.serialization import architecture, build, finite_state, record_of_training
 
 if TYPE_CHECKING:
+    from minidl.distributed import Ranks
     from minidl.optimizers import OptimizerState
     from minidl.trainer import Trainer
 
@@ -80,6 +83,55 @@ def _trainable(model: Layer) -> Iterator[tuple[str, Parameter]]:
     return ((name, p) for name, p in model.named_parameters() if p.trainable)
 
 
+# Between processes that train together.
+
+
+def described(trainer: Trainer) -> dict[str, Any]:
+    """What all ranks must have alike, as texts that are the same in all processes."""
+    model = trainer.model
+    sizes = [p.array.size for _, p in model.named_parameters()]
+    parts = {"model": model, "loss": trainer.loss, "optimizer": trainer.optimizer}
+    parts |= {"scheduler": trainer.scheduler, "metrics": [m.name for m in trainer.metrics]}
+    return {
+        "minidl": VERSION,
+        "dtype": str(model.dtype),
+        "parameters": sum(sizes),
+        **{name: re.sub(" at 0x[0-9a-f]+", "", repr(part)) for name, part in parts.items()},
+        **{name: getattr(trainer, name) for name in (*OPTIONS, "sync_batchnorm")},
+    }
+
+
+def go_on_from_rank_0(trainer: Trainer, ranks: Ranks) -> None:
+    """Copy what a checkpoint of rank 0 would hold to all other ranks, whose models are alike."""
+    model, state = trainer.model, trainer._state()
+    own: dict[str, Any] = {
+        "state": {name: getattr(state, name) for name in COUNTS},
+        "averaged": state.average is not None,
+        "progress": trainer.progress.to_dict(),
+        "keys": _keys(model),
+        "history": trainer.history.to_dict(),
+        "callbacks": trainer.resumed_callbacks,
+        "tracked": {n: v for n, v in model.state().items() if n.endswith("num_batches_tracked")},
+    }
+    first = ranks.of_rank_0(own)
+    if ranks.rank > 0:
+        if first["averaged"]:
+            state.begin_average()
+        else:
+            state.average = None
+        state.__dict__.update(first["state"])
+        trainer.progress.load(first["progress"])
+        for name, layer in model.layers():
+            if name in first["keys"]:
+                layer.key = first["keys"][name]
+        trainer.history.__dict__.update(History.from_dict(first["history"]).__dict__)
+        trainer.resumed_callbacks = first["callbacks"]
+        for name, value in first["tracked"].items():
+            own["tracked"][name][...] = value
+    average = [] if state.average is None else [state.average]
+    ranks.copy_from_rank_0([model.store().values, state.moments, *average])
+
+
 # Files.
 
 
@@ -113,15 +165,17 @@ def save_checkpoint(trainer: Trainer, path: str | os.PathLike[str]) -> None:
     write_safetensors(path, tensors, {"format": FORMAT, **header})
 
 
-def resume(kind: type[Trainer], path: str | os.PathLike[str], **given: Any) -> Trainer:
-    """What `Trainer.resume` does."""
-    _check(kind, **given)
+def resume(
+    kind: type[Trainer], path: str | os.PathLike[str], *, ranks: dict[str, Any], **given: Any
+) -> Trainer:
+    """What `Trainer.resume` does; `ranks` are arguments for the trainer."""
+    _check(kind, **given, **ranks)
     header, tensors = read_safetensors(path, FORMAT, "a checkpoint of minidl")
     own = _cut_out("model.", tensors)
     history = _cut_out("history.", tensors)
     with FormatError.explains(path):
         stored = {name: header.read(name) for name in header if name != "format"}
-        trainer = kind(**_parts(stored, given, own), **_options(stored["options"]))
+        trainer = kind(**_parts(stored, given, own), **_options(stored["options"]), **ranks)
         trainer.model.load_state_dict(own)
         _put_back(trainer, stored, tensors)
         trainer.history = _history(stored["history"], history)

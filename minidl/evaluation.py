@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ from minidl.memory import Array, check_room, empty
 
 if TYPE_CHECKING:
     from minidl.data.rows import Data
+    from minidl.distributed import Ranks
     from minidl.losses import Loss
     from minidl.metrics import Metric
     from minidl.trainer import Trainer
@@ -46,8 +48,11 @@ def blocks_of(data: Data, batch_size: int, last: str = "keep") -> Iterator[Itera
 
 def evaluate(trainer: Trainer, data: Data, loss: Loss, batch_size: int) -> dict[str, float]:
     """What `Trainer.evaluate` returns."""
+    ranks = trainer._ranks
     sums, outputs = go_through(trainer, data, loss, batch_size, bool(trainer.metrics))
-    return results(loss, sums) | measure(trainer.metrics, outputs, loss)
+    if ranks is not None:
+        sums = ranks.sum_of(sums)
+    return results(loss, sums) | measure(trainer.metrics, outputs, loss, ranks)
 
 
 def go_through(
@@ -88,11 +93,21 @@ def results(loss: Loss, sums: Sequence[float]) -> dict[str, float]:
     return logs | ({loss.metric: right / of_rows if of_rows else 0.0} if loss.metric else {})
 
 
-def measure(metrics: Sequence[Metric], outputs: Sequence[Outputs], loss: Loss) -> dict[str, float]:
-    """The metrics of all outputs; that which comes with the loss is left out."""
+def measure(
+    metrics: Sequence[Metric],
+    outputs: Sequence[Outputs],
+    loss: Loss,
+    ranks: Ranks | None = None,
+) -> dict[str, float]:
+    """The metrics of all outputs, of all ranks; that which comes with the loss is left out."""
     wanted = [metric for metric in metrics if metric.name != loss.metric]
     if not wanted:
         return {}
+    if ranks is not None:
+        gathered: dict[str, float] = ranks.at_rank_0(
+            lambda given: measure(wanted, list(chain.from_iterable(given)), loss), outputs
+        )
+        return gathered
     y, predicted = (np.concatenate([getattr(o, n) for o in outputs]) for n in ("y", "predicted"))
     weights = [o.weight for o in outputs if o.weight is not None]
     weight = np.concatenate(weights) if weights else None

@@ -17,7 +17,7 @@ from minidl import checks
 from minidl.errors import NonFiniteError
 from minidl.evaluation import OUTPUTS, Outputs, evaluate, measure
 from minidl.history import History
-from minidl.lowering import BatchProgram, Graph, check_rows, feed
+from minidl.lowering import BatchProgram, Graph, feed
 from minidl.memory import check_room, empty
 from minidl.schedulers import ReduceLROnPlateau, Scheduler
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from minidl.callbacks import Callback
     from minidl.data.blocks import Block
     from minidl.data.rows import Data
+    from minidl.distributed import Ranks
     from minidl.losses import Loss
     from minidl.memory import Array
     from minidl.optimizers import OptimizerState
@@ -123,7 +124,9 @@ class Loop:
         self.outputs: list[Outputs] = []
         self.key = key
         order = key if shuffle else None
-        self.kind = (data.rows, batch_size, order, last_batch, trainer.accumulate)
+        self.kind: tuple[Any, ...] = (
+            data.rows, batch_size, order, last_batch, trainer.accumulate
+        )  # fmt: skip
         self.begun = False
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
         self.resumes = False
@@ -132,18 +135,94 @@ class Loop:
         self.least = 1 if self._has_one() else 2  # rows of a batch
         if self.least == 1:
             columns = sum(k for k in data.columns if k is not None)
-            check_rows(Graph(trainer.model, columns, training=True), 1)
+            trainer._check_rows(Graph(trainer.model, columns, training=True), 1)
         # What there is no room for is said before anything is touched.
         if shuffle and data.rows is not None:
             check_room(8 * data.rows, ORDER)
         if trainer.metrics and data.rows is not None:
             outputs = trainer.model.output_features(sum(k for k in data.columns if k is not None))
             check_room(data.rows * outputs * trainer.model.dtype.itemsize, OUTPUTS)
+        if trainer._ranks is None:
+            self._check_ranks()
 
     def get_ready(self) -> None:
         """Ask for the program's memory, if it is known how much, before anything is touched."""
         if self.data.in_memory:
             self._make_program()
+
+    def join(self, ranks: Ranks, arguments: dict[str, Any]) -> None:
+        """Go through the epochs in step with the other ranks.
+
+        Raises
+        ------
+        ValueError
+            They have other arguments, or another number of batches.
+        """
+        loss, callbacks = self.loss, self.callbacks
+        alike = {
+            **arguments, "batch_size": self.batch_size, "shuffle": self.shuffle,
+            "last_batch": self.last_batch, "columns of X": sum(k or 0 for k in self.data.columns),
+            "y": (type(loss).__name__, loss.integer_labels, loss.columns(0)),
+            "sample_weight": loss.weighted or self.data.weight is not None,
+            "validation_data": self.validation is not None,
+            "callbacks": [(type(c).__name__, c.every) for c in callbacks],
+        }  # fmt: skip
+        rows = ranks.meet(alike, self.data.rows)
+        ranks.stopping, ranks.wants_to_stop = False, lambda: self.trainer.stop_training
+        self.key, total = ranks.of_rank_0(self.key), None
+        if None not in rows:
+            total = sum(rows)
+            self._agree_on_batches(ranks, rows)
+        elif self.trainer.accumulate > 1:
+            raise ValueError("accumulate: expected 1 where ranks read iterables of batches")
+        order = self.key if self.shuffle else None
+        kind = self.kind
+        self.kind = (total, self.batch_size, order, kind[3], kind[4], ranks.size)
+        self._check_ranks()
+
+    def _agree_on_batches(self, ranks: Ranks, rows: list[int]) -> None:
+        """As many batches on all ranks, though some have a row more: `last_batch` is that of all.
+
+        A single last row is a batch of its own if other ranks have more in their last batch, and
+        joins the batch before it if they have none.
+        """
+        from minidl.data.blocks import count_batches
+
+        size, last = self.batch_size, self.last_batch
+        counts = [count_batches(n, size, last) for n in rows]
+        other = {"merge": "keep", "keep": "merge"}.get(last, last)
+        if other == "merge" or ranks.sync_batchnorm:
+            wanted = max(counts) if other == "keep" else min(counts)
+            policies = [last if count == wanted else other for count in counts]
+            counts = [count_batches(n, size, p) for n, p in zip(rows, policies, strict=True)]
+            self.last_batch = policies[ranks.rank]
+        if len(set(counts)) > 1:
+            ranks.meet({"batches of X": counts[ranks.rank]})
+        self.batches = counts[0]
+        self.updates = -(-counts[0] // self.trainer.accumulate)
+        self.least = 1 if self._has_one() else 2
+
+    def _check_ranks(self) -> None:
+        """An epoch that is under way goes on with as many ranks."""
+        known, progress = self.progress.kind, self.progress
+        if progress.batch and known is not None and known[5:] != self.kind[5:]:
+            before, now = (kind[5] if len(kind) > 5 else 1 for kind in (known, self.kind))
+            raise ValueError(
+                f"comm: expected {before} ranks to go on within an epoch, of which they have made "
+                f"{progress.batch} batches, got {now}; from the end of an epoch any number goes on"
+            )
+
+    @property
+    def _stops(self) -> bool:
+        """True if no step may follow; several ranks have agreed on it."""
+        ranks = self.trainer._ranks
+        return self.trainer.stop_training if ranks is None else ranks.stopping
+
+    def _stop(self) -> None:
+        """Let no step follow."""
+        self.trainer.stop_training = True
+        if self.trainer._ranks is not None:
+            self.trainer._ranks.stopping = True
 
     @property
     def made(self) -> int:
@@ -171,12 +250,12 @@ class Loop:
 
         `tell` is called with the epochs that have ended and the last results, now and then.
         """
-        trainer, progress = self.trainer, self.progress
+        progress = self.progress
         self._take_up()
         self.last = last = progress.epoch + epochs
         try:
             self._note()  # of an epoch that ended just before a checkpoint
-            while progress.epoch < last and not trainer.stop_training:
+            while progress.epoch < last and not self._stops:
                 if progress.batch == 0:
                     for callback in self.callbacks:
                         callback.on_epoch_begin(progress.epoch)
@@ -210,7 +289,7 @@ class Loop:
             self._feed(*arrays, self.batch_size, self.last_batch, self.order, self.out)
             self._enter(progress.batch)
         status = "time"
-        while status == "time" and not trainer.stop_training:
+        while status == "time" and not self._stops:
             status = self._go(last - progress.epoch if self._alone else 1)
             if self.out is not None and progress.ended:
                 self._visited(self.order, self.out)
@@ -227,7 +306,9 @@ class Loop:
     @property
     def _alone(self) -> bool:
         """True if nobody wants a word between the epochs."""
-        return not (self.callbacks or self.validation or self.trainer.metrics or self._plateau)
+        trainer = self.trainer
+        watched = self.callbacks or self.validation or trainer.metrics or self._plateau
+        return not watched and trainer._ranks is None
 
     def _in_blocks(self) -> Iterator[None]:
         """One epoch of data that come in blocks; gives way after each."""
@@ -236,7 +317,7 @@ class Loop:
         trainer, progress = self.trainer, self.progress
         order = None
         if self.shuffle and self.data.rows is not None:
-            order = _order(self.data.rows, progress.key or 0, progress.epoch)
+            order = _order(self.data.rows, self._own_key, progress.epoch)
         blocks = self.data.blocks(
             order,
             self.batch_size,
@@ -250,7 +331,7 @@ class Loop:
             for block, ends in _with_last(made):
                 self._block(block, ends)
                 yield
-                if trainer.stop_training:
+                if self._stops:
                     return
         if progress.epoch == epoch:
             raise ValueError(
@@ -280,7 +361,7 @@ class Loop:
         if opens:
             self.keeper = batch
         status = "time"
-        while status == "time" and not trainer.stop_training:
+        while status == "time" and not self._stops:
             status = self._go(1)
         if out is not None:
             weight = None if block.weight is None else block.weight.copy()
@@ -320,12 +401,19 @@ class Loop:
             out=out,
             order=order,
             last_batch=last_batch,
-            seed=self.progress.key or 0,
+            seed=self._own_key,
             opens=opens,
             ends=ends,
             chosen=self.data.chosen if self.data.in_memory else None,
+            rank_row=self.trainer.rank * batch_size,
         )
         self.fed(self.program.program)
+
+    @property
+    def _own_key(self) -> int:
+        """Key of the orders of this rank."""
+        key, ranks = self.progress.key or 0, self.trainer._ranks
+        return key if ranks is None else ranks.key(key)
 
     # Runs of the program.
 
@@ -339,6 +427,8 @@ class Loop:
         status, _, _ = program.run(epochs, SLICE, state, self.progress, min(due, default=0))
         if status in ("loss", "parameters", "gradient"):
             self._not_finite(status)
+        if self._stops:
+            self.trainer.stop_training = True
         if state.step > before:
             for callback in watching:
                 if callback.every and state.step % callback.every == 0:
@@ -398,7 +488,7 @@ class Loop:
     def _not_finite(self, status: str) -> None:
         """Go back to the last good epoch; raise, unless a callback takes the error."""
         progress = self.progress
-        error = not_finite(self.program, status, self.state, self.keeper)
+        error = not_finite(self.program, status, self.state, self.keeper, self.trainer._ranks)
         progress.epoch, _, _ = self.keeper.program.saved_position
         entered = self.entered if self.entered[0] == progress.epoch else (0, 0, NO_SUMS)
         _, progress.batch, progress.sums = entered
@@ -406,7 +496,7 @@ class Loop:
         taken = [callback.on_not_finite(error) for callback in self.callbacks]
         if not any(taken):
             raise error
-        self.trainer.stop_training = True
+        self._stop()
 
     # Results.
 
@@ -445,6 +535,10 @@ class Loop:
                 callback.on_epoch_end(epoch, logs)
                 if logs != before:
                     self._merge(histories, logs)
+            ranks = self.trainer._ranks
+            if ranks is not None:
+                ranks.end_epoch(self.trainer.model.store())
+                self.trainer.stop_training |= ranks.stopping
         return logs
 
     def _enter_all(self) -> dict[str, float]:
@@ -485,7 +579,7 @@ class Loop:
         trainer = self.trainer
         logs: dict[str, float] = {}
         if trainer.metrics and self.outputs:
-            logs |= measure(trainer.metrics, self.outputs, self.loss)
+            logs |= measure(trainer.metrics, self.outputs, self.loss, trainer._ranks)
             self.outputs = []
         if self.validation is not None:
             measured = evaluate(trainer, *self.validation, VALIDATION_ROWS)
@@ -526,14 +620,22 @@ class Loop:
 
 
 def not_finite(
-    batch: BatchProgram, status: str, state: OptimizerState, keeper: BatchProgram
+    batch: BatchProgram,
+    status: str,
+    state: OptimizerState,
+    keeper: BatchProgram,
+    ranks: Ranks | None = None,
 ) -> NonFiniteError:
-    """Bring back what `keeper` has saved, and say what happened in `batch`."""
+    """Bring back what `keeper` has saved, and say what happened in `batch`, on whatever rank."""
     program = batch.program
     epoch, position, step, tick = program.position()
     if status == "parameters":  # found at the end of the epoch
         epoch, step, tick, position = epoch - 1, step - 1, tick - 1, -1
-    layer = batch.plan.first_not_finite(position, step, tick)
+    find, where = partial(batch.plan.first_not_finite, position, step, tick), ""
+    if ranks is None:
+        layer = find()
+    else:
+        layer, where = ranks.first_not_finite(batch.plan, find)
     what = {"loss": "the loss", "parameters": "a parameter", "gradient": "the gradient"}[status]
     if status == "parameters" and np.isfinite(state.store.values).all():
         what = "a moment of the optimizer"
@@ -541,7 +643,7 @@ def not_finite(
     _, state.step, state.tick = keeper.program.saved_position
     place = f"layer {layer}" if layer else "the loss itself"
     return NonFiniteError(
-        f"{what} became NaN or infinite in epoch {epoch}, step {step}, first in {place}; "
+        f"{what} became NaN or infinite in epoch {epoch}, step {step}{where}, first in {place}; "
         "parameters are those of the last good epoch. Try a lower learning rate, scaled inputs, or "
         "BatchNorm1d",
         epoch,

@@ -11,11 +11,11 @@ from minidl import cgroups
 from minidl.kernels import threads
 
 
-def affinity_count() -> int:
+def affinity() -> set[int]:
     """CPUs that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def quota(root: str = cgroups.ROOT, membership: str = cgroups.MEMBERSHIP) -> float | None:
@@ -44,12 +44,27 @@ def _limit(folder: str, version_2: bool) -> float | None:
         return None
 
 
+_shared: tuple[float, int] | None = None  # with other processes: cores of this one, and how many
+
+
+def share_cores(cores: float, processes: int) -> None:
+    """Take so many cores at most, since `processes` that train together share the machine.
+
+    A number that the user has set stays.
+    """
+    global _shared
+    _shared = cores, processes
+    threads.limit_available(available()[0])
+
+
 def available() -> tuple[int, str]:
     """Threads that affinity and quota leave, and which of them decided."""
-    cpus, limit = affinity_count(), quota()
-    if limit is not None and limit < cpus:
-        return max(1, int(limit)), f"container quota of {limit:g} CPUs"
-    return cpus, f"{cpus} CPUs that this process may use"
+    cpus, limit = len(affinity()), quota()
+    cores, processes = _shared or (float(cpus), 1)
+    among = f", shared by {processes} processes" if processes > 1 else ""
+    if limit is not None and limit / processes < cores:
+        return max(1, int(limit / processes)), f"container quota of {limit:g} CPUs{among}"
+    return max(1, int(cores + 1e-9)), f"{cpus} CPUs that this process may use{among}"
 
 
 MOST = 2**31 - 1  # OpenMP counts with an int

@@ -100,14 +100,19 @@ class Store:
             if parameter.trainable:
                 self.trainable = end
         self.values: Array = allocate(end * self.dtype.itemsize, "parameters").view(self.dtype)
-        self._gradients: Array | None = None
+        self._message: Array | None = None
 
     @property
     def gradients(self) -> Array:
         """Gradients of the trainable part, made when first asked for."""
-        if self._gradients is None:
-            self._gradients = self.zeros()
-        return self._gradients
+        return self.message[: -(LINE // self.dtype.itemsize)]
+
+    @property
+    def message(self) -> Array:
+        """The gradients and a line behind them: what ranks that train together sum up."""
+        if self._message is None:
+            self._message = self._parallel(1, LINE)
+        return self._message
 
     @property
     def vector_bytes(self) -> int:
@@ -117,13 +122,17 @@ class Store:
     @property
     def gradient_bytes(self) -> int:
         """Bytes of the gradients; 0 before they are first asked for."""
-        return 0 if self._gradients is None else self._gradients.nbytes
+        return 0 if self._message is None else self.gradients.nbytes
 
     def zeros(self, count: int | None = None) -> Array:
         """A vector parallel to the trainable part; or `count` of them, (count, n)."""
-        size = self.vector_bytes * (1 if count is None else count)
-        flat = allocate(size, "vectors parallel to the parameters").view(self.dtype)
+        flat = self._parallel(1 if count is None else count)
         return flat if count is None else flat.reshape(count, -1)
+
+    def _parallel(self, count: int, more: int = 0) -> Array:
+        """So many vectors side by side, and some bytes more."""
+        size = count * self.vector_bytes + more
+        return allocate(size, "vectors parallel to the parameters").view(self.dtype)
 
 
 @cache

@@ -14,14 +14,17 @@ from minidl.memory import Array, write_all
 
 if TYPE_CHECKING:
     from minidl.data.rows import Data
+    from minidl.distributed import Ranks
 
 
-def recalibrate(model: Layer, data: Data, batch_size: int, layers: int) -> None:
+def recalibrate(
+    model: Layer, data: Data, batch_size: int, layers: int, ranks: Ranks | None = None
+) -> None:
     """Set running mean and variance of each BatchNorm1d to those of what it reads.
 
     One layer after the other, in the order of execution, each with those before it in evaluation
     mode: so that at the end all statistics fit together. Sums are in float64; blocks are merged by
-    the formula of Chan, Golub and LeVeque (1979).
+    the formula of Chan, Golub and LeVeque (1979). The rows are those of all ranks.
     """
     if data.rows is not None:
         batch_size = min(batch_size, max(data.rows, 1))
@@ -33,6 +36,8 @@ def recalibrate(model: Layer, data: Data, batch_size: int, layers: int) -> None:
                 for block in blocks:
                     if not statistics.add(block.x, batch_size):
                         return
+            if ranks is not None:
+                statistics = statistics.of_all(ranks)
             statistics.write()
     except BaseException:  # nothing half done
         write_all(model.state().values(), before.values())
@@ -58,13 +63,28 @@ class _Statistics:
             if values is None:
                 return False
             wide = values.astype(np.float64)
-            rows, mean = len(wide), wide.mean(axis=0)
-            m2 = np.square(wide - mean).sum(axis=0)
-            total, difference = self.rows + rows, mean - self.mean
-            self.mean = self.mean + difference * (rows / total)
-            self.m2 = self.m2 + m2 + np.square(difference) * (self.rows * rows / total)
-            self.rows, self.batches = total, self.batches + 1
+            mean = wide.mean(axis=0)
+            self._merge(len(wide), mean, np.square(wide - mean).sum(axis=0))
+            self.batches += 1
         return True
+
+    def _merge(self, rows: int, mean: Array, m2: Array) -> None:
+        """Take in the mean of rows, and the sum of squares about it."""
+        total, difference = self.rows + rows, mean - self.mean
+        self.mean = self.mean + difference * (rows / total)
+        self.m2 = self.m2 + m2 + np.square(difference) * (self.rows * rows / total)
+        self.rows = total
+
+    def of_all(self, ranks: Ranks) -> _Statistics:
+        """Those of the rows of all ranks, merged in their order."""
+        merged = _Statistics(self.model, self.index)
+        merged.layer = self.layer
+        for rows, mean, m2, batches in ranks.all_have(
+            (self.rows, self.mean, self.m2, self.batches)
+        ):
+            merged._merge(rows, mean, m2)
+            merged.batches += batches
+        return merged
 
     def _values(self, x: list[Array], batch_size: int) -> Array | None:
         """What the layer reads of these rows."""

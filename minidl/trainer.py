@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from minidl import changes, checks, ending, losses, optimizers
 from minidl.callbacks import Callback, ProgressBar, as_callbacks
-from minidl.checkpoint import OPTIONS, restore_state, resume, save_checkpoint, state_tensors
+from minidl.checkpoint import (
+    OPTIONS,
+    described,
+    go_on_from_rank_0,
+    restore_state,
+    resume,
+    save_checkpoint,
+    state_tensors,
+)
 from minidl.evaluation import evaluate
 from minidl.footprint import Way, as_bytes, as_checkpoint, choose
 from minidl.history import History
@@ -31,7 +39,9 @@ from minidl.schedulers import ReduceLROnPlateau, Scheduler, as_scheduler
 if TYPE_CHECKING:
     from minidl.data.blocks import Block
     from minidl.data.rows import Data
+    from minidl.distributed import Ranks
     from minidl.kernels.program import Program
+    from minidl.lowering import Graph
     from minidl.memory_report import MemoryReport
 
 
@@ -98,6 +108,15 @@ class Options(NamedTuple):
         )
 
 
+def _comm(value: Any, name: str) -> Any:
+    """The communicator of the processes that train together, or None."""
+    if value is None:
+        return None
+    from minidl.distributed import as_comm
+
+    return as_comm(value, name)
+
+
 # Those that the program has.
 NUMBERS = (
     "clip_grad_norm", "clip_grad_value", "accumulate", "ema_decay", "micro_batch_size",
@@ -153,6 +172,15 @@ class Trainer(checks.Checked):
         `micro_batch_size` (not with BatchNorm) and `checkpoint`, as far as they are not given;
         `memory` and the progress bar say which. It depends on the number of threads, whose scratch
         counts: for the same bits everywhere give `micro_batch_size` itself.
+    comm : mpi4py.MPI.Comm, optional
+        The processes (ranks) that train this model together, such as ``MPI.COMM_WORLD`` under
+        `mpiexec`: each makes the same trainer, and calls `fit`, `evaluate`, `train_step` and
+        `recalibrate_batchnorm` with rows of its own; see `minidl.distributed`. `batch_size` is that
+        of a rank: a step is made from a batch of each. All go on from the state of rank 0, and have
+        the same results; rank 0 shows them and writes files. It stays as it is; a copy has none.
+    sync_batchnorm : bool, default True
+        With `comm`, BatchNorm's statistics are those of the batches of all ranks; else each rank
+        has its own, and running averages are averaged at the end of an epoch. It stays as it is.
 
     Attributes
     ----------
@@ -162,6 +190,8 @@ class Trainer(checks.Checked):
         One value an epoch of all that was measured, over all calls of `fit`.
     epoch, step : int
         Epochs and updates made so far.
+    rank : int
+        Number of this process in `comm`; 0 without.
 
     Examples
     --------
@@ -191,7 +221,10 @@ class Trainer(checks.Checked):
         "checkpoint": checks.optional(as_checkpoint),
         "memory_limit": checks.optional(as_bytes),
         "stop_training": checks.flag,
+        "comm": _comm,
+        "sync_batchnorm": checks.flag,
     }
+    _fixed = ("comm", "sync_batchnorm")
     model: Layer
     loss: Loss
     optimizer: Optimizer
@@ -214,6 +247,8 @@ class Trainer(checks.Checked):
         micro_batch_size: int | None = None,
         checkpoint: int | str | None = None,
         memory_limit: int | str | None = None,
+        comm: Any = None,
+        sync_batchnorm: bool = True,
     ) -> None:
         self.progress = Progress()
         parts = {"model": model, "loss": loss, "optimizer": optimizer, "scheduler": scheduler}
@@ -227,6 +262,9 @@ class Trainer(checks.Checked):
         self.micro_batch_size = micro_batch_size
         self.checkpoint = checkpoint
         self.memory_limit = memory_limit
+        self.comm = comm
+        self.sync_batchnorm = sync_batchnorm
+        self._ranks = self._make_ranks()
         self.stop_training = False
         self.history = History()
         self.callbacks: Sequence[Callback] = ()
@@ -246,6 +284,19 @@ class Trainer(checks.Checked):
         if name == "scheduler":  # begins anew
             new = self.scheduler
             self.progress.plateau = new.start() if isinstance(new, ReduceLROnPlateau) else None
+
+    def _make_ranks(self) -> Ranks | None:
+        """The processes that train together, if they are several."""
+        if self.comm is None or self.comm.Get_size() == 1:
+            return None
+        from minidl.distributed import Ranks
+
+        return Ranks(self.comm, self.sync_batchnorm)
+
+    @property
+    def rank(self) -> int:
+        """Number of this process among those that train together."""
+        return 0 if self._ranks is None else self._ranks.rank
 
     @property
     def epoch(self) -> int:
@@ -387,6 +438,7 @@ class Trainer(checks.Checked):
             self.clip_grad_norm or 0.0,
             self.accumulate,
             self.ema_decay or 0.0,
+            ranks=self._ranks,
         )
 
     def _way(self, columns: int, rows: int, loss: Loss, updates: Updates) -> Way:
@@ -416,15 +468,30 @@ class Trainer(checks.Checked):
 
         made_of = (state, *updates[2:], *options)
         batch = self._program("train", columns, rows, loss, made_of, make)
-        if batch.rows < min(rows, 3) and any(
-            isinstance(layer, BatchNorm1d) for _, layer in self.model.layers()
-        ):
+        if batch.rows < rows:
+            self._check_parts(batch)
+        self._check_rows(batch.plan.graph, smallest)
+        self._set_optimizer(batch.program)
+        return batch
+
+    def _check_parts(self, batch: BatchProgram) -> None:
+        """Batches in parts have BatchNorm's statistics of each part."""
+        if not any(isinstance(layer, BatchNorm1d) for _, layer in self.model.layers()):
+            return
+        if batch.rows < 3:
             raise ValueError(
                 f"micro_batch_size: expected at least 3 rows with BatchNorm1d, got {batch.rows}"
             )
-        check_rows(batch.plan.graph, smallest)
-        self._set_optimizer(batch.program)
-        return batch
+        if self._ranks is not None and self.sync_batchnorm:
+            raise ValueError(
+                "micro_batch_size: expected whole batches, since BatchNorm1d has the statistics of "
+                f"all ranks (sync_batchnorm), got parts of {batch.rows} rows"
+            )
+
+    def _check_rows(self, graph: Graph, rows: int) -> None:
+        """BatchNorm cannot train on one row; of each of several ranks, it can."""
+        if self._ranks is None or not self.sync_batchnorm:
+            check_rows(graph, rows)
 
     def _set_optimizer(
         self, program: Program, accumulate: int | None = None, lr: float | None = None
@@ -512,20 +579,37 @@ class Trainer(checks.Checked):
             good epoch.
         KeyboardInterrupt
             On Ctrl-C; the model holds the parameters after some whole step.
+
+        Notes
+        -----
+        With `comm`, ranks must be alike in all but their rows, of which each must have as many
+        batches: what differs is a ValueError before the first step. An exception that not all
+        ranks have ends all processes within seconds, with its traceback. `stop_training` of one
+        rank stops all, with the next update. Of validation data a rank may have any rows; metrics
+        are taken of the outputs of all ranks, on rank 0.
         """
         options = Options(
             epochs, batch_size, shuffle, seed, last_batch, total_epochs, callbacks
         ).checked()
         checks.one_of(verbose, ("auto", 0, 1), "verbose")
         epochs = options.epochs
-        with self._training():
+
+        def loop_of_this_rank() -> Loop:
             data, loss = self._open(X, y, sample_weight, epochs=epochs)
             validation = None
             if validation_data is not None:
                 validation = self._open(*parts_of(validation_data), "validation_data ", epochs)
             loop = self._loop_over(data, loss, validation, options)
             loop.get_ready()
-            if not ProgressBar.wanted(verbose):
+            return loop
+
+        with self._together(), self._training():
+            loop = self._agreed(
+                loop_of_this_rank, epochs=epochs, total_epochs=total_epochs, seed=seed
+            )
+            if self._ranks is not None:  # as many batches as all have
+                self._check_schedule(loop, epochs, total_epochs)
+            if self.rank > 0 or not ProgressBar.wanted(verbose):
                 self._run(loop, epochs, None)
             else:
                 with closing(ProgressBar(epochs)) as bar:
@@ -551,7 +635,32 @@ class Trainer(checks.Checked):
             validation=validation,
             callbacks=options.callbacks,
         )
-        self._check_schedule(loop, options.epochs, options.total_epochs)
+        if self._ranks is None:
+            self._check_schedule(loop, options.epochs, options.total_epochs)
+        return loop
+
+    def _together(self) -> AbstractContextManager[None]:
+        """What all ranks do."""
+        return nullcontext() if self._ranks is None else self._ranks.together()
+
+    def _meet(self) -> None:
+        """Where ranks train together: find out whether they are alike, and go on from rank 0."""
+        if self._ranks is not None:
+            self._ranks.meet(described(self))
+            go_on_from_rank_0(self, self._ranks)
+            self._ranks.met = True
+
+    def _agreed(self, make: Callable[[], Loop], **arguments: Any) -> Loop:
+        """The loop, as all ranks have one; an error in making it is everybody's."""
+        self._meet()
+        if self._ranks is None:
+            return make()
+        try:
+            loop = make()
+        except Exception as error:
+            self._ranks.meet({}, error=error)
+            raise
+        loop.join(self._ranks, arguments)
         return loop
 
     def _run(self, loop: Loop, epochs: int, tell: Tell | None) -> None:
@@ -637,17 +746,21 @@ class Trainer(checks.Checked):
         NonFiniteError
             The loss is NaN or infinite; no parameter has been changed.
         """
-        data, loss = self._open(X, y, sample_weight, load=True)
-        rows = len(data.x[0])
-        with self._training():
-            state = self._state()
-            batch = self._train_program(self._columns(data), loss, rows, rows)
-            feed(batch.program, loss, data.x, data.y, rows, weight=data.weight)
-            batch.program.seek(self.epoch, 0, state.step, state.tick)
-            status, _, _ = batch.program.run(1, 3600.0, state)
-        if status != "done":
-            raise not_finite(batch, status, state, batch)
-        return batch.program.last_loss
+        with self._together():
+            data, loss = self._open(X, y, sample_weight, load=True)
+            rows = len(data.x[0])
+            if self._ranks is not None and not self._ranks.met:
+                self._meet()
+            with self._training():
+                state = self._state()
+                batch = self._train_program(self._columns(data), loss, rows, rows)
+                first = self.rank * rows
+                feed(batch.program, loss, data.x, data.y, rows, weight=data.weight, rank_row=first)
+                batch.program.seek(self.epoch, 0, state.step, state.tick)
+                status, _, _ = batch.program.run(1, 3600.0, state)
+            if status != "done":
+                raise not_finite(batch, status, state, batch, self._ranks)
+            return batch.program.last_loss
 
     def recalibrate_batchnorm(self, X: Any, *, batch_size: int = 1024) -> None:
         """Set the running statistics of all BatchNorm1d layers to those of the data.
@@ -666,9 +779,10 @@ class Trainer(checks.Checked):
         """
         batch_size = checks.positive_int(batch_size, "batch_size")
         passes = sum(isinstance(layer, BatchNorm1d) for _, layer in self.model.layers())
-        data = open_inputs(self.model, X, epochs=passes, targets=False)
-        with mode(self.model, False):
-            recalibrate(self.model, data, batch_size, passes)
+        with self._together():
+            data = open_inputs(self.model, X, epochs=passes, targets=False)
+            with mode(self.model, False):
+                recalibrate(self.model, data, batch_size, passes, self._ranks)
 
     def memory(self, batch_size: int = 32, *, in_features: int | None = None) -> MemoryReport:
         """What `fit` and `predict` take with batches of so many rows: see `Layer.memory`.
@@ -737,7 +851,8 @@ class Trainer(checks.Checked):
         history, and what callbacks keep. May be called between calls of `fit` or by a callback, at
         the end of an epoch or within it; one that saves at the end of an epoch stands last among
         the callbacks, since those behind it have not seen the epoch yet. The file is written beside
-        `path`, synced and renamed: whatever happens, `path` is the old file or the new one.
+        `path`, synced and renamed: whatever happens, `path` is the old file or the new one. Of
+        several ranks that train together, rank 0 writes.
 
         Raises
         ------
@@ -748,7 +863,8 @@ class Trainer(checks.Checked):
         OSError
             The file cannot be written; what was there is still there.
         """
-        save_checkpoint(self, path)
+        if self.rank == 0:
+            save_checkpoint(self, path)
 
     @classmethod
     def resume(
@@ -760,6 +876,8 @@ class Trainer(checks.Checked):
         optimizer: Optimizer | None = None,
         scheduler: Scheduler | Any = None,
         metrics: Sequence[str | Metric | Any] | None = None,
+        comm: Any = None,
+        sync_batchnorm: bool = True,
     ) -> Trainer:
         """The trainer of a checkpoint; ``fit`` then goes on as if it had never stopped, to the bit.
 
@@ -772,6 +890,9 @@ class Trainer(checks.Checked):
         model, loss, optimizer, scheduler, metrics : optional
             Needed where they are code of yours, which is not in the file: layers, losses or
             schedules in Python. Others are made as they were.
+        comm, sync_batchnorm
+            As for `Trainer`. At the end of an epoch any number of ranks may go on; within an epoch,
+            as many as there were.
 
         Raises
         ------
@@ -798,7 +919,7 @@ class Trainer(checks.Checked):
         """
         return resume(
             cls, path, model=model, loss=loss, optimizer=optimizer, scheduler=scheduler,
-            metrics=metrics,
+            metrics=metrics, ranks={"comm": comm, "sync_batchnorm": sync_batchnorm},
         )  # fmt: skip
 
     def __getstate__(self) -> dict[str, Any]:
@@ -811,6 +932,8 @@ class Trainer(checks.Checked):
             "_known": {},
             "_busy": False,
             "_loop": None,
+            "comm": None,
+            "_ranks": None,
             "callbacks": (),
             "_kept": (kept, tensors),
         }
@@ -844,4 +967,5 @@ class Trainer(checks.Checked):
             ``{"loss": ..., "accuracy": ...}`` and one value for each metric.
         """
         batch_size = checks.positive_int(batch_size, "batch_size")
-        return evaluate(self, *self._open(X, y, sample_weight), batch_size)
+        with self._together():
+            return evaluate(self, *self._open(X, y, sample_weight), batch_size)

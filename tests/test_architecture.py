@@ -18,7 +18,7 @@ ORDER = [
     {"kernels", "cgroups"},
     {"memory", "errors", "extras", "parallel", "changes", "ending"},
     {"checks", "parameters", "tables", "metrics.convert"},
-    {"summary", "figures", "health"},
+    {"distributed", "summary", "figures", "health"},
     {"files", "history"},
     {"initializers"},
     {"metrics.named"},
@@ -207,8 +207,8 @@ LAZY = ["tqdm", "safetensors", "typer", "rich", "sklearn", "click", "torch", "pa
         "minidl.sklearn", "minidl.numpy_baseline", "minidl.plotting", "minidl.summary",
         "minidl.convert", "minidl.export", "minidl.fuse", "minidl.tables", "minidl.figures",
         "minidl.health", "minidl.observation", "minidl.diagnosis", "minidl.jacobians",
-        "minidl.memory_report", "optuna", "minidl.many", "minidl.ensemble",
-        "minidl.cross_validation"]  # fmt: skip
+        "minidl.memory_report", "minidl.distributed", "mpi4py", "optuna", "minidl.many",
+        "minidl.ensemble", "minidl.cross_validation"]  # fmt: skip
 
 
 def test_import_brings_in_little():

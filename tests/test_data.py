@@ -761,6 +761,28 @@ def test_what_a_file_says(tmp_path, monkeypatch):
     assert len(list(opened(same, np.zeros(20)).blocks(None, 5))) == 1
 
 
+@pytest.mark.parametrize("part", [slice(3, 17), slice(None, 4), slice(-5, None), slice(7, 2)])
+def test_rows_of_an_npy_file(part, tmp_path):
+    """A slice has them without reading them; a slice of a slice, too."""
+    X = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", X)
+    file = NpyFile(tmp_path / "x.npy")
+    for own, expected in ((file[part], X[part]), (file[2:19][part], X[2:19][part])):
+        assert own.shape == expected.shape
+        assert len(file) == 20
+        if len(expected):
+            data = opened(own, np.zeros(len(own)))
+            found = np.concatenate([b.x[0].copy() for b in data.blocks(None, 3, last="keep")])
+            assert np.array_equal(found, expected)
+
+
+@pytest.mark.parametrize("rows", [3, slice(0, 9, 2), slice(None, None, -1), [1, 2], "x"])
+def test_rows_of_an_npy_file_that_do_not_follow_each_other(rows, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((20, 5)))
+    with pytest.raises(TypeError, match=r"^rows: expected a slice of rows that follow each other"):
+        NpyFile(tmp_path / "x.npy")[rows]
+
+
 def written(path, array, **header):
     """A file whose header says something else of an array."""
     with path.open("wb") as file:

@@ -12,7 +12,7 @@ from minidl.callbacks.base import Callback
 
 
 class CSVLogger(Callback):
-    """Write the results of each epoch to a CSV file, as they come.
+    """Write the results of each epoch to a CSV file, as they come; of several ranks, rank 0 does.
 
     The columns are ``epoch``, from 0, and the results of the first epoch; later ones that miss
     stay empty, and new ones are left out. When the same object sees another training, it goes on in
@@ -70,6 +70,8 @@ class CSVLogger(Callback):
         """Open the file."""
         import csv
 
+        if self.trainer.rank > 0:
+            return
         if self.append:
             self._columns = self._columns_there()
         mode = "a" if self.append else "w"
@@ -94,7 +96,8 @@ class CSVLogger(Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
         """Write a row."""
-        assert self._file is not None
+        if self._file is None:
+            return
         with self._named():
             if self._columns is None:
                 self._columns = list(logs)

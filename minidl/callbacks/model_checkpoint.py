@@ -12,7 +12,7 @@ from minidl.serialization import save
 
 
 class ModelCheckpoint(Callback):
-    """Save the model as training goes.
+    """Save the model as training goes; of several ranks, rank 0 does.
 
     A checkpoint holds the states of all callbacks: this one then stands last, behind those that
     are to have seen the epoch.
@@ -130,6 +130,8 @@ class ModelCheckpoint(Callback):
         self.last_path = path
 
     def _write(self, path: str) -> None:
+        if self.trainer.rank > 0:
+            return
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         if self.checkpoint:
             self.trainer.save_checkpoint(path)

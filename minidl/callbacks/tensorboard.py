@@ -20,7 +20,8 @@ class TensorBoard(Callback):
     """Write what TensorBoard shows; needs the package tensorboard, and no TensorFlow.
 
     Runs and names are Keras's: ``epoch_loss`` and so on in the runs ``train`` and ``validation``,
-    ``epoch_learning_rate`` in the first. Look at them with ``tensorboard --logdir LOG_DIR``.
+    ``epoch_learning_rate`` in the first. Look at them with ``tensorboard --logdir LOG_DIR``. Of
+    several ranks, rank 0 writes.
 
     Parameters
     ----------
@@ -103,6 +104,8 @@ class TensorBoard(Callback):
 
     def _write(self, run: str, step: int, values: list[dict[str, Any]]) -> None:
         """One event with some values."""
+        if self.trainer.rank > 0:
+            return
         events = need("tensorboard.compat.proto.event_pb2", "tensorboard", "TensorBoard")
         if run not in self._runs:
             writers = need(

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 from typer.core import TyperGroup
 
 import minidl
-from minidl import checks
+from minidl import checks, distributed
 from minidl.cli import bench as benchmark
 from minidl.cli import data, model, tables, tabular
 from minidl.cli.data import Task
@@ -35,7 +35,10 @@ class Group(TyperGroup):
                 raise
             print("error:", " ".join(message.split()), file=sys.stderr)
             code = 2
-        sys.exit(code if isinstance(code, int) else 0)
+        code = code if isinstance(code, int) else 0
+        if code:
+            distributed.end_all(code)
+        sys.exit(code)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; Ctrl-C ends it with exit code 130."""
@@ -169,12 +172,16 @@ def train(
     columns. The scores on the fifth stand beside those of a constant guess: the classes' shares, or
     the mean. What `minidl predict` needs is saved too.
 
+    Processes that `mpiexec` starts (pip install 'minidl[mpi]' mpich) train together: of arrays each
+    has a part of the rows and of each batch, of tables some of the networks.
+
     \b
     Examples:
       minidl train houses.csv --target price --ignore id --categorical zipcode
       minidl train digits
       minidl train digits --epochs 50 --hidden 128,64 --out best.safetensors
       minidl train flowers.npz --seed 1
+      mpiexec -n 4 minidl train flowers.npz
     """
     widths = None if hidden is None else _widths(hidden)
     given: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "hidden": widths}
@@ -184,22 +191,34 @@ def train(
         out = Path(f"{path.stem}.safetensors")
     check_writable(out, force)
     _set_threads(threads)
+    comm = _communicator()
+    first = comm is None or comm.Get_rank() == 0
+    quiet = quiet or not first
     if path.suffix.lower() in tables.KINDS:
         options = {tabular.PARAMETERS[name]: value for name, value in given.items()}
         table = tabular.load(path, target, ignore or ())
         progress = not quiet and minidl.ProgressBar.suits()
         result = tabular.train(
-            table, task, categorical or (), ignore or (), options, seed, progress
+            table, task, categorical or (), ignore or (), options, seed, progress, comm
         )
     elif target or ignore or categorical:
         raise CliError("--target, --ignore and --categorical are for .csv and .parquet files")
     else:
         arrays = data.load_digits() if source == "digits" else data.load_arrays(path)
         settings = Settings(**given, seed=seed)
-        result = model.train(arrays, task, settings, progress=not quiet)
-    result.write(out)
+        result = model.train(arrays, task, settings, not quiet, comm)
+    if first:
+        result.write(out)
     if not quiet:
         _show(source, result, out)
+
+
+def _communicator() -> Any:
+    """All processes that `mpiexec` has started; None without it."""
+    try:
+        return distributed.world() if distributed.launched() else None
+    except ImportError as error:
+        raise CliError(str(error)) from None
 
 
 def _show(source: str, result: Result, out: Path) -> None:

@@ -43,8 +43,10 @@ def mlp(sizes: Sequence[int], batch_norm: bool, seed: int) -> minidl.Sequential:
     return minidl.Sequential(*layers, seed=seed)
 
 
-def train(table: Table, task: Task, settings: Settings, progress: bool) -> Result:
+def train(table: Table, task: Task, settings: Settings, progress: bool, comm: Any = None) -> Result:
     """Hold out a fifth of the rows, train on the others, test on the fifth.
+
+    Each rank of `comm` trains on its part of the rows, with its part of each batch.
 
     Raises
     ------
@@ -80,14 +82,18 @@ def train(table: Table, task: Task, settings: Settings, progress: bool) -> Resul
         metadata |= {"target_mean": float(target_mean[0]), "target_scale": float(target_scale[0])}
 
     model = mlp([X.shape[1], *settings.hidden, outputs], batch_norm=True, seed=settings.seed)
-    trainer = minidl.Trainer(model, loss=loss, optimizer=minidl.Adam(lr=settings.lr))
-    X_train, y_train = X[training], y[training]
+    trainer = minidl.Trainer(model, loss=loss, optimizer=minidl.Adam(lr=settings.lr), comm=comm)
+    ranks = 1 if comm is None else comm.Get_size()
+    if len(training) < ranks:
+        raise CliError(f"{len(training)} rows to train on are too few for {ranks} processes")
+    own = training[trainer.rank :: ranks]
+    X_train, y_train = X[own], y[own]
     start = time.perf_counter()
     trainer.fit(
         X_train,
         y_train,
         epochs=settings.epochs,
-        batch_size=settings.batch_size,
+        batch_size=max(2, -(-settings.batch_size // ranks)),
         seed=settings.seed,
         verbose="auto" if progress else 0,
     )
@@ -103,6 +109,7 @@ def train(table: Table, task: Task, settings: Settings, progress: bool) -> Resul
         scores = scores_of_classes(y[training], y[testing], probabilities(outputs_of_test))
     samples = len(training) * settings.epochs
     facts = {"epochs": str(settings.epochs), "samples per second": f"{samples / seconds:,.0f}"}
+    facts |= {} if ranks == 1 else {"processes": str(ranks)}
     return Result(task.value, lambda out: minidl.save(model, out, metadata), scores, seconds, facts)
 
 

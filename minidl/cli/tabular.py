@@ -55,10 +55,11 @@ def train(
     options: dict[str, Any],
     seed: int,
     progress: bool,
+    comm: Any = None,
 ) -> Result:
     """Hold out a fifth of the rows, train an estimator on the others, test on the fifth.
 
-    `options` are parameters of the estimator.
+    `options` are parameters of the estimator. Each rank of `comm` trains some of its networks.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def train(
         training, testing = data.split(len(y), None, TEST_SHARE, rng)
         estimator = TabularRegressor(**given)
     start = time.perf_counter()
-    with tables.explained(path):
+    with tables.explained(path), estimator.networks_shared_by(comm):
         estimator.fit(table.X.take(training), y[training])
     seconds = time.perf_counter() - start
     held_out = table.X.take(testing)

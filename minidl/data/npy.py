@@ -85,15 +85,27 @@ class NpyFile:
         """Path, shape and dtype."""
         return f"NpyFile({self.path!r}, shape={self.shape}, dtype={self.dtype})"
 
-    def reshape(self, *shape: int) -> NpyFile:
-        """The same rows in another shape."""
+    def __getitem__(self, rows: slice) -> NpyFile:
+        """Some rows that follow each other, as ``X[1000:2000]``; nothing is read."""
+        first, stop, step = rows.indices(len(self)) if isinstance(rows, slice) else (0, 0, 0)
+        if step != 1:
+            raise TypeError(f"rows: expected a slice of rows that follow each other, got {rows!r}")
+        part = self._with_shape(max(stop - first, 0), *self.shape[1:])
+        part.start += first * (self.nbytes // max(len(self), 1))
+        return part
+
+    def _with_shape(self, *shape: int) -> NpyFile:
         from copy import copy
 
-        if shape[:1] != self.shape[:1] or math.prod(shape) != math.prod(self.shape):
-            raise ValueError(f"shape: expected the same rows as {self.shape}, got {shape}")
         other = copy(self)
         other.shape = shape
         return other
+
+    def reshape(self, *shape: int) -> NpyFile:
+        """The same rows in another shape."""
+        if shape[:1] != self.shape[:1] or math.prod(shape) != math.prod(self.shape):
+            raise ValueError(f"shape: expected the same rows as {self.shape}, got {shape}")
+        return self._with_shape(*shape)
 
     def check_size(self, file: Any) -> None:
         """The file is as long as its header says."""

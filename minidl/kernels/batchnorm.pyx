@@ -33,7 +33,7 @@ computes all of it in the same order: no second barrier.
 from minidl.kernels.activation cimport IDENTITY, activate, activation_gradient
 from minidl.kernels.activation cimport SILU
 from minidl.kernels.simd cimport fma, require, splat, vec, vsqrt
-from minidl.kernels.threads cimport block_count, share
+from minidl.kernels.threads cimport share
 
 cdef enum:
     NEAR_ROWS = 16      # rows that stay in the first cache while their columns are gone through
@@ -80,9 +80,10 @@ cdef void merge_statistics(
     vec* running_mean, vec* running_var,    # IN, OUT (ld,), or NULL
     const vec* partial,                     # IN (blocks, 3, ld)
     const vec* gamma, const vec* beta,      # IN (ld,)
-    Py_ssize_t rows, Py_ssize_t width, Py_ssize_t ld, double eps, double momentum,
+    Py_ssize_t rows, Py_ssize_t blocks,     # of all ranks, whose statistics are one block, or here
+    Py_ssize_t width, Py_ssize_t ld, double eps, double momentum,
 ) noexcept nogil:
-    cdef Py_ssize_t b, j, n, blocks = block_count(rows)
+    cdef Py_ssize_t b, j, n
     cdef const vec* p
     cdef vec s, d, m2, e
     for j in range(width):
@@ -174,11 +175,11 @@ cdef void merge_gradients(
     vec* replica,       # OUT (7, ld): rows 5 and 6
     vec* dgamma, vec* dbeta,    # OUT (ld,), or NULL
     const vec* partial,         # IN (blocks, 3, ld)
-    Py_ssize_t rows, Py_ssize_t width, Py_ssize_t ld,
+    Py_ssize_t rows, Py_ssize_t blocks, Py_ssize_t width, Py_ssize_t ld,
     bint training,      # False: the statistics are constants
     bint accumulate,    # add to dgamma and dbeta
 ) noexcept nogil:
-    cdef Py_ssize_t b, j, blocks = block_count(rows)
+    cdef Py_ssize_t b, j
     cdef vec sum_dy, sum_dy_xhat, share_of_row
     for j in range(width):
         sum_dy = splat(partial[j], 0.0)

@@ -19,11 +19,13 @@ cdef enum Kind:
     # (LINEAR_DW: and update, with the groups of weight and bias)
     LINEAR_DW       # dw w m x dy db bias mb  D K ldx ldy transposed in_place by_columns first ...
     BN_BLOCKS       # partial x                                    width ld
-    BN_MERGE        # replica mean var partial gamma beta count    width ld     a eps, b momentum
+    # of BN_MERGE and BN_MERGE_GRAD: `rows` is NULL, or the rows of all ranks that train together,
+    # whose sums then stand in the first block of `partial`
+    BN_MERGE        # replica mean var partial gamma beta count rows  width ld  a eps, b momentum
     BN_RUNNING      # replica mean var gamma beta                  width ld     a eps
     BN_NORMALIZE    # y x replica                                  width ld
     BN_GRADIENTS    # partial dy y x replica out                   width ld
-    BN_MERGE_GRAD   # replica dgamma dbeta partial                 width ld training
+    BN_MERGE_GRAD   # replica dgamma dbeta partial rows            width ld training
     BN_BACKWARD     # dx dy x replica                              width ld
     ACTIVATION      # y x                                          ld
     ACTIVATION_BACKWARD  # dx dy kept                              ld
@@ -31,8 +33,9 @@ cdef enum Kind:
     ADD             # y a b                                        ld
     COLUMNS         # to from               columns to_ld to_first from_ld from_first add whole
     ZERO            # x                                            ld
-    LOSS            # dz z target label partial weight numbers     columns ld kind    a, b
-    LOSS_TOTAL      # partial
+    # of LOSS: dz is the gradient of the mean over the rows of the update, or of their sum if `sum`
+    LOSS            # dz z target label partial weight numbers     columns ld kind sum  a, b
+    LOSS_TOTAL      # partial sums: NULL, or of the update, which another operation looks at
     NORM            # partial g                                    count
     CLIP            # partial                                                   a greatest norm
     UPDATE          # w g m                                        count group
@@ -105,6 +108,7 @@ cdef struct State:
     Py_ssize_t* order       # these rows, from 0, in the order of this epoch, or NULL
     Py_ssize_t rows, batch_size
     Py_ssize_t most_rows    # that the buffers hold: a larger batch is gone through in parts
+    Py_ssize_t rank_row     # what the first row of a batch is in the batch of all ranks
     int last_batch          # what becomes of a last batch that is smaller: see `LastBatch`
     bint opens, ends        # the data begin an epoch, and end it: a part of them may be given
     # Training.

@@ -8,3 +8,5 @@ SUMS: int
 LOOK_SUMS: int
 MOVE_SUMS: int
 VECTOR: int
+
+def block_edges(rows: int) -> list[int]: ...

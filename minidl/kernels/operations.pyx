@@ -56,6 +56,12 @@ MAX_GROUPS = GROUPS
 MAX_SOURCES = SOURCES
 
 
+def block_edges(Py_ssize_t rows):
+    """Where the blocks begin that the rows of a batch fall into, and where the last one ends."""
+    cdef Py_ssize_t i, blocks = block_count(rows)
+    return [share(rows, blocks, i) for i in range(blocks + 1)]
+
+
 cdef inline void gather(char* to, Py_ssize_t ld, const char* source, Py_ssize_t row,
                         Py_ssize_t column, Py_ssize_t columns, Py_ssize_t item, const State* s,
                         const Frame* f) noexcept nogil:
@@ -137,6 +143,11 @@ cdef inline double add_partials(const double* partial, Py_ssize_t rows, int whic
     for b in range(block_count(rows)):
         total += partial[LOSS_SUMS * b + which]
     return total
+
+
+cdef inline Py_ssize_t rows_of_all(const void* rows, const Frame* f) noexcept nogil:
+    """Rows of the batches of all ranks, if they are told, else of this one."""
+    return f.rows if rows == NULL else <Py_ssize_t>(<const int64_t*>rows)[0]
 
 
 cdef double weight_of_rows(vec like, const State* s, int loss, const vec* numbers,
@@ -264,12 +275,14 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
                 loss_block(<int>o.n[2], <double*>o.p[4] + LOSS_SUMS * b, <vec*>o.p[0],
                            <const vec*>o.p[1], <const vec*>o.p[2], <const int64_t*>o.p[3],
                            <const double*>(o.p[5] if s.weight != NULL else NULL),
-                           <const vec*>o.p[6], low, high, 1.0 / total if total > 0.0 else 0.0,
+                           <const vec*>o.p[6], low, high,
+                           1.0 if o.n[3] else 1.0 / total if total > 0.0 else 0.0,
                            o.n[0], o.n[1], o.a, o.b, pack)
     elif o.kind == BN_MERGE:
         merge_statistics(<vec*>o.p[0] + team.rank * REPLICA * o.n[1],
                          <vec*>o.p[1] if team.rank == 0 else <vec*>NULL, <vec*>o.p[2],
-                         <const vec*>o.p[3], <const vec*>o.p[4], <const vec*>o.p[5], f.rows,
+                         <const vec*>o.p[3], <const vec*>o.p[4], <const vec*>o.p[5],
+                         rows_of_all(o.p[7], f), block_count(f.rows) if o.p[7] == NULL else 1,
                          o.n[0], o.n[1], o.a,
                          o.b if o.b >= 0 or team.rank > 0 else
                          1.0 / <double>((<int64_t*>o.p[6])[0] + 1))
@@ -286,7 +299,9 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
     elif o.kind == BN_MERGE_GRAD:
         merge_gradients(<vec*>o.p[0] + team.rank * REPLICA * o.n[1],
                         <vec*>o.p[1] if team.rank == 0 else <vec*>NULL, <vec*>o.p[2],
-                        <const vec*>o.p[3], f.rows, o.n[0], o.n[1], o.n[2], not f.fresh)
+                        <const vec*>o.p[3], rows_of_all(o.p[4], f),
+                        block_count(f.rows) if o.p[4] == NULL else 1, o.n[0], o.n[1], o.n[2],
+                        not f.fresh)
     elif o.kind == BN_BACKWARD:
         batchnorm_backward(<vec*>o.p[0], <const vec*>o.p[1], <const vec*>o.p[2],
                            <const vec*>o.p[3] + team.rank * REPLICA * o.n[1], first, last, o.n[0],
@@ -301,7 +316,7 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
                             <const vec*>o.p[2] + first * ld, last - first, ld, o.activation, o.a,
                             o.b)
     elif o.kind == DROPOUT:
-        dropout(<vec*>o.p[0], <const vec*>o.p[1], first, last, o.n[0], f.row, o.a,
+        dropout(<vec*>o.p[0], <const vec*>o.p[1], first, last, o.n[0], s.rank_row + f.row, o.a,
                 <uint64_t>o.n[1], <uint64_t>f.tick)
     elif o.kind == ADD:
         ld = o.n[0]
@@ -312,6 +327,12 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
     elif o.kind == ZERO:
         memset(<vec*>o.p[0] + first * o.n[0], 0, (last - first) * o.n[0] * sizeof(vec))
     elif o.kind == LOSS_TOTAL:
+        if o.p[1] != NULL:
+            if team.rank == 0:
+                for b in range(LOSS_SUMS):
+                    total = add_partials(<const double*>o.p[0], f.rows, <int>b)
+                    (<double*>o.p[1])[b] = total if f.fresh else (<double*>o.p[1])[b] + total
+            return 0
         total = add_partials(<const double*>o.p[0], f.rows, 0)
         if team.rank == 0:
             s.loss_sum += total
@@ -413,13 +434,13 @@ cdef int clip_norm(State* s, const double* partial, double greatest, Frame* f, T
     cdef Py_ssize_t i
     for i in range(MAX_BLOCKS):
         total += partial[i]
-    norm = sqrt(total)
+    norm = sqrt(total) * f.update[0].scale
     if team.rank == 0:
         s.last_norm = norm
     if not isfinite(norm):
         return GRADIENT_NOT_FINITE
     for i in range(s.groups):  # PyTorch's clip_grad_norm_
-        f.update[i].scale = min(1.0, greatest / (norm + 1e-6))
+        f.update[i].scale *= min(1.0, greatest / (norm + 1e-6))
     return 0
 
 

@@ -296,7 +296,7 @@ cdef class Program:
         Operations in the order of execution; see the comments of `Kind` in `operations.pxd`.
     calls : sequence of callables
         What PYTHON operations call, with the number of rows of the batch; their first size is the
-        index.
+        index. One that returns False has met a loss that is not finite, which ends the run.
     itemsize : {4, 8}
         float32 or float64.
     threads : int
@@ -497,6 +497,33 @@ cdef class Program:
         """Parts that a batch is gone through in; -1 is the last."""
         return part_count(&self.state, batch_count(&self.state) - 1 if batch < 0 else batch)
 
+    # For a training of several ranks: what they have summed up, and what they agree on.
+
+    def set_rank_row(self, Py_ssize_t row):
+        """Tell which row of the batch of all ranks the first row of a batch here is."""
+        self.state.rank_row = row
+
+    @property
+    def ends_epoch(self):
+        """True if the batch that PYTHON operations work on is the last of the epoch."""
+        return self.state.ends and self.state.batch + 1 == batch_count(&self.state)
+
+    def take_sums(self, double loss, double right, double weight, double rows):
+        """Take the sums of all ranks over the rows of an update; its gradient is a sum, too."""
+        cdef State* s = &self.state
+        cdef int i
+        s.loss_sum += loss
+        s.correct_sum += right
+        s.weight_sum += weight
+        s.rows_sum += rows
+        s.last_loss = loss / weight if weight > 0.0 else 0.0
+        for i in range(s.groups):
+            self.frame.update[i].scale = 1.0 / weight if weight > 0.0 else 0.0
+
+    def end_with_update(self):
+        """End the run when the update that is under way is made."""
+        self.state.last_step = self.state.step + 1
+
     def enter_epoch(self, sums):
         """Go on within an epoch that was begun elsewhere.
 
@@ -683,7 +710,8 @@ cdef class Program:
                 with nogil:
                     run(once, &call, size)
             if i < high and not call.status:
-                self.calls[self.state.ops[i].n[0]](self.frame.rows)
+                if self.calls[self.state.ops[i].n[0]](self.frame.rows) is False:
+                    call.status = LOSS_NOT_FINITE
                 i += 1
         return call.status
 

@@ -14,6 +14,7 @@ the tiles of the weight gradients, unless something must see whole gradients fir
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from minidl.memory import Array, address, allocate, check_room, row_bytes
 from minidl.parameters import Parameter, Store
 
 if TYPE_CHECKING:
+    from minidl.distributed import Ranks
     from minidl.losses import Loss
     from minidl.optimizers import OptimizerState
 
@@ -54,11 +56,13 @@ class Updates(NamedTuple):
     accumulate: int = 1  # batches whose gradients make an update
     ema_decay: float = 0.0  # of the average in `state.average`, if there is one
     whole: bool = False  # somebody looks at whole gradients
+    ranks: Ranks | None = None  # processes that train together, whose gradients are summed
 
     @property
     def fused(self) -> bool:
         """True if a tile of the weight gradient can be used up at once."""
-        return self.clip_norm == 0 and self.accumulate == 1 and not self.whole
+        whole = self.whole or self.ranks is not None
+        return self.clip_norm == 0 and self.accumulate == 1 and not whole
 
     @property
     def nbytes(self) -> int:
@@ -99,13 +103,16 @@ class Plan:
         self.rows, self.dtype, self.updates = rows, dtype, updates
         if updates is not None and checkpoint is not None and self.in_python:
             self.updates = updates._replace(whole=True)  # see `_early`
+        self.ranks = None if updates is None else updates.ranks
+        # Where several ranks train: sums of the loss over an update of this one; rows of all.
+        self.sums, self.rows_of_all = np.zeros(SUMS), np.zeros(1, np.int64)
         self.work = self._work()
         self.threads = self._threads(WORK_PER_THREAD)
         self.operations: list[Operation] = []
         self.update_from: int | None = None  # the operation with which the update begins
-        self.calls: list[Callable[[int], None]] = []
+        self.calls: list[Callable[[int], bool | None]] = []
         self.program: Program | None = None
-        self.keep: list[Any] = []  # arrays that operations point to
+        self.keep: list[Any] = [self.sums, self.rows_of_all]  # arrays that operations point to
         self.buffers: list[Buffer] = []
         self.own: set[Buffer] = set()  # buffers that share memory with no other
         self.size = 0  # bytes of the workspace, once the buffers are placed
@@ -239,8 +246,11 @@ class Plan:
         if self.operations and self.operations[-1][0] != "BARRIER":
             self.emit("BARRIER", [], [])
 
-    def call(self, function: Callable[[int], None], buffers: list[Pointer]) -> None:
-        """Call Python, which reads and writes some buffers."""
+    def call(self, function: Callable[[int], bool | None], buffers: list[Pointer]) -> None:
+        """Call Python, which reads and writes some buffers, with the rows of the batch.
+
+        If it returns False, it has met a loss that is not finite.
+        """
         self.emit("PYTHON", buffers, [len(self.calls)])
         self.calls.append(function)
 
@@ -301,7 +311,8 @@ class Plan:
         self.barrier()
         if self.partial is not None and not self.totalled:
             self.totalled = True
-            self.emit("LOSS_TOTAL", [self.partial], [])
+            sums = None if self.ranks is None else address(self.sums)
+            self.emit("LOSS_TOTAL", [self.partial, sums], [])
 
     def update(self) -> None:
         """Weight gradients and updates; behind a barrier."""
@@ -314,11 +325,13 @@ class Plan:
         if not updates.fused:
             self.update_from = len(self.operations)
             self.emit("BARRIER", [], [])
+            if updates.ranks is not None:
+                self.call(partial(updates.ranks.sum_gradients, self), [])
             if updates.clip_norm:
-                partial = self.buffer(BLOCKS, 1, 8)
-                self.emit("NORM", [partial, lambda: address(self.store.gradients)], [count])
+                squares = self.buffer(BLOCKS, 1, 8)
+                self.emit("NORM", [squares, lambda: address(self.store.gradients)], [count])
                 self.barrier()
-                self.emit("CLIP", [partial], [], a=updates.clip_norm)
+                self.emit("CLIP", [squares], [], a=updates.clip_norm)
             for first, length, group in self._runs(updates):
                 self.emit_update(first, self.stored_gradient(first), length, group)
         state = updates.state
@@ -428,13 +441,13 @@ class Plan:
     def loss(self, loss: Loss, output: Buffer, gradient: bool = True) -> Buffer:
         """Operations of the loss; returns the buffer of its gradient."""
         dz = self.matrix(output.columns, own=loss.kind < 0)  # Python leaves padding as it is
-        self.partial = partial = self.buffer(BLOCKS, SUMS, 8 * SUMS, own=True)
-        sizes = [output.columns, self.ld(output.columns), loss.kind]
+        self.partial = sums = self.buffer(BLOCKS, SUMS, 8 * SUMS, own=True)
+        sizes = [output.columns, self.ld(output.columns), loss.kind, int(self.ranks is not None)]
         self.pack_depth = max(self.pack_depth, dz.pitch // self.dtype.itemsize)
         label, target = self.label, self.target
         if loss.kind >= 0:
             a, b, numbers = loss.numbers()
-            pointers = [dz if gradient else None, output, target, label, partial, self.weight]
+            pointers = [dz if gradient else None, output, target, label, sums, self.weight]
             self.emit("LOSS", [*pointers, self._loss_numbers(numbers)], sizes, a=a, b=b)
         else:
             self.call(lambda rows: self._call_loss(loss, output, dz, rows), [dz, output])
@@ -461,7 +474,8 @@ class Plan:
         value, gradient = 0.0, cast(Any, 0.0)
         if total > 0:
             value, gradient = loss.call(self.view(output, rows), y, weight)
-        part = self.built.part  # the gradient is that of the mean over all rows of the update
+        # The gradient is that of the mean over all rows of the update; of several ranks, their sum.
+        part = self.built.part if self.ranks is None else total
         self.view(dz, rows)[...] = gradient if part == 1 else np.asarray(gradient) * part
         partial = cast(Buffer, self.partial).view(self.workspace, np.dtype(np.float64))
         partial[...] = 0

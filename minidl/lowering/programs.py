@@ -77,10 +77,12 @@ def feed(
     opens: bool = True,
     ends: bool = True,
     chosen: Array | None = None,
+    rank_row: int = 0,
 ) -> None:
     """Point a program at its data: arrays side by side in x, what the loss has made of y.
 
-    `chosen` are the numbers of the only rows that are gone through.
+    `chosen` are the numbers of the only rows that are gone through; `rank_row` is what the first
+    row of a batch is among those of all ranks that train together.
     """
     labels = loss is not None and loss.integer_labels
     program.set_data(
@@ -98,6 +100,7 @@ def feed(
         ends,
         address(chosen),
     )
+    program.set_rank_row(rank_row)
 
 
 def _matrix(array: Array) -> tuple[int, int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy.special import softmax
@@ -30,6 +31,9 @@ from minidl.sklearn.tabular_network import (
     trainer_for,
 )
 
+if TYPE_CHECKING:
+    from minidl.distributed import Ranks
+
 BATCH = (16, 256)  # least and most rows of a batch, if `batch_size` is "auto"
 STEPS = 40  # steps an epoch that it aims at then
 
@@ -51,6 +55,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
     """What both estimators share; the parameters are theirs."""
 
     _loss: minidl.Loss
+    _ranks: Ranks | None = None  # that train the networks
 
     def __init__(
         self,
@@ -181,6 +186,28 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
             setattr(self, name, value)
         return self
 
+    @contextmanager
+    def networks_shared_by(self, comm: Any) -> Iterator[None]:
+        """Let ranks that all call `fit` in the block train some of the networks each.
+
+        Parameters
+        ----------
+        comm : mpi4py.MPI.Comm or None
+            All have the same rows, and the same estimator in the end: the one that one process
+            makes.
+        """
+        if comm is None or comm.Get_size() == 1:
+            yield
+            return
+        from minidl.distributed import Ranks
+
+        self._ranks = Ranks(comm, sync_batchnorm=True)
+        try:
+            with self._ranks.together():
+                yield
+        finally:
+            del self._ranks
+
     def _encoder(self) -> TabularEncoder:
         """An encoder with the parameters of this estimator."""
         return TabularEncoder(
@@ -245,7 +272,10 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         folds: Array,
         seeds: list[int],
     ) -> list[minidl.Trainer]:
-        """The models, trained side by side."""
+        """The models, trained side by side.
+
+        Where the command line runs on several ranks, each trains some of them, and has all.
+        """
         dense, cardinalities = encoder.n_dense_, encoder.cardinalities_
         count = int(folds.max()) + 1
         held_out = [folds == i % count for i in range(len(seeds))]
@@ -253,7 +283,15 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         for seed, fold in zip(seeds, held_out, strict=True):
             model = build(recipe, dense, cardinalities, outputs, seed)
             trainers.append(trainer_for(recipe, model, int((~fold).sum())))
-        train(trainers, recipe, rows, held_out, seeds, bool(self.verbose))
+        ranks = self._ranks
+        mine = list(range(len(seeds)) if ranks is None else ranks.share(range(len(seeds))))
+        if mine:
+            own, out, keys = ([of[i] for i in mine] for of in (trainers, held_out, seeds))
+            train(own, recipe, rows, out, keys, bool(self.verbose))
+        if ranks is not None:
+            for part in ranks.all_have({i: trainers[i] for i in mine}):
+                for i, trainer in part.items():
+                    trainers[i] = trainer
         if cardinalities:
             for trainer, fold in zip(trainers, held_out, strict=True):
                 fill_unseen(trainer.model, rows.X[~fold], dense)
