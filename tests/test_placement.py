@@ -311,6 +311,13 @@ def test_layers_in_python_are_called_again():
     assert once < Double.calls - before < 2 * once  # the last segment is not repeated
 
 
+def test_more_segments_than_there_are_layers():
+    """As many as there can be, found at once."""
+    model = deep("ReLU")
+    few = minidl.Trainer(model, checkpoint=1000).memory(64)
+    assert minidl.Trainer(model, checkpoint=2**61).memory(64).training == few.training
+
+
 def test_an_error_in_a_layer_in_python_finds_no_layer_updated():
     class Fails(Double):
         def backward(self, dy):

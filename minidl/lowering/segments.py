@@ -27,7 +27,7 @@ def segments_of(
     if checkpoint is None or not nodes:
         return [list(nodes)], set()
     layers = sum(node.has_weights for node in nodes)
-    count = round(math.sqrt(layers)) if checkpoint == "sqrt" else int(checkpoint)
+    count = round(math.sqrt(layers)) if checkpoint == "sqrt" else min(int(checkpoint), len(nodes))
     columns = list(accumulate((value.columns for value in given), initial=0))
     crossing = _single(nodes, given)
     count = min(count, len(crossing) + 1)  # with so many, all places are cuts
