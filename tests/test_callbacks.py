@@ -28,7 +28,7 @@ class Playback:
         self.model = minidl.Sequential(minidl.Linear(2, 1, seed=0))
         self.stop_training = False
         self.epoch = self.step = 0
-        self.steps, self.lr = steps, lr
+        self.steps, self.lr, self.rank = steps, lr, 0
         self.history = minidl.History()
         self.checkpoints = []
 
