@@ -182,6 +182,7 @@ def written(path):
         set_at(["TabularRegressor"], "estimator"),
         set_at({"depth": 3}, "parameters"),
         set_at(None, "parameters"),
+        set_at(float("inf"), "parameters", "categorical_features"),
         set_at(None, "encoder"),
         set_at(["a"], "encoder", "labels"),
         set_at([1, 2, 3, 4, 4], "encoder", "labels"),

@@ -137,6 +137,13 @@ def _json(value: Any, what: str) -> str:
         raise TypeError(f"{what}: expected what JSON can hold: {error}") from None
 
 
+def _read(header: Header, name: str) -> Any:
+    """The value of a name, if it could be written again: no NaN and no infinity."""
+    value = header.read(name)
+    _json(value, name)
+    return value
+
+
 def _plain(value: Any) -> Any:
     """Numbers and arrays of NumPy as Python's."""
     if isinstance(value, (np.generic, np.ndarray)):
@@ -185,18 +192,18 @@ def _learned(estimator: Estimator) -> dict[str, Any]:
 
 def _estimator(header: Header, tensors: dict[str, Array]) -> Estimator:
     """The estimator of a file, all its parts held to each other."""
-    name = header.read("estimator")
+    name = _read(header, "estimator")
     checks.one_of(name, tuple(ESTIMATORS), "estimator")
-    parameters = header.read("parameters")
+    parameters = _read(header, "parameters")
     sizes = parameters["hidden_layer_sizes"]
     parameters["hidden_layer_sizes"] = tuple(sizes) if isinstance(sizes, list) else sizes
     estimator = ESTIMATORS[name](**parameters)
-    estimator.encoder_ = encoder = _encoder(header.read("encoder"), estimator)
+    estimator.encoder_ = encoder = _encoder(_read(header, "encoder"), estimator)
     estimator.n_features_in_ = encoder.n_features_in_
     if hasattr(encoder, "feature_names_in_"):
         estimator.feature_names_in_ = encoder.feature_names_in_
-    outputs = _take_learned(estimator, header.read("learned"))
-    estimator.models_ = list(_models(header.read("architectures"), tensors))
+    outputs = _take_learned(estimator, _read(header, "learned"))
+    estimator.models_ = list(_models(_read(header, "architectures"), tensors))
     if not estimator.models_:
         raise ValueError("architectures: expected at least one")
     width = encoder.n_dense_ + len(encoder.cardinalities_)
