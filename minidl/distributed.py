@@ -257,11 +257,11 @@ class Ranks:
         self.met = False  # the trainers of all ranks are alike, and have the same state
         self._comm: Any = None  # of our own: what users send does not mix with it
         self._faults: Any = None
+        _end_all_on_errors(comm)
 
     def connect(self) -> None:
         """Get to know the others."""
         if self._comm is None:
-            _end_all_on_errors(self._given)
             self._comm, self._faults = _own(self._given)
 
     # Errors.

@@ -256,6 +256,10 @@ def _own_of_each(trainers: Any) -> list[Trainer]:
     for i, trainer in enumerate(trainers):
         if not isinstance(trainer, Trainer):
             raise TypeError(f"trainers: expected Trainer objects, got {trainer!r:.200}")
+        if trainer.comm is not None:
+            raise ValueError(
+                f"trainers: expected trainers of this process alone, got one with comm in place {i}"
+            )
         store = trainer.model.store()
         parts = {id(layer): "layer" for _, layer in trainer.model.tree()}
         parts |= {id(store): "layer"} if store.parameters else {}
@@ -441,6 +445,7 @@ class _Job:
         except BaseException as error:
             self.error = error
             clear_frames(error.__traceback__)  # of arrays
+        self.trainer._programs.clear()  # memory goes with the trainings that run, not with all
         self.made, self.ended = self.epochs, True
 
 

@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from helpers import OPENMP, OPTIMIZERS, python
+from ranks import Comm, Shared
 from test_checkpoint import everything
 from test_interrupts import (
     Interrupt,
@@ -411,6 +412,14 @@ def test_losses_that_look_alike_are_checked_each():
         minidl.fit_many(two, X, y / 2)
     result, _ = minidl.fit_many([two[0], minidl.Trainer(make_model(3, outputs=1), "L1Loss")], X, y)
     assert result.error is None
+
+
+def test_workspaces_go_with_the_trainings():
+    trainers = [plain(seed) for seed in range(4)]
+    minidl.fit_many(trainers, X, Y, epochs=2, verbose=0)
+    assert not any(trainer._programs for trainer in trainers)
+    trainers[0].fit(X, Y, verbose=0)
+    assert trainers[0].epoch == 3
 
 
 def test_memory_of_folds():
@@ -816,6 +825,7 @@ BAD = [
     ({"trainers": [TWO[0], TWO[0]]}, "trainers: expected .* got one layer in trainers.0. and"),
     ({"trainers": shared_optimizer()}, r"one optimizer in trainers\[0\] and trainers\[2\]"),
     ({"trainers": shared_layer()}, "one layer in"),
+    ({"trainers": [TWO[0], plain(1, comm=Comm(0, Shared(1)))]}, "got one with comm in place 1"),
     ({"epochs": -1}, "epochs: expected"),
     ({"epochs": [1, 2, 3]}, "epochs: expected one for all trainers or a sequence of 2, .* got 3"),
     ({"epochs": [1, "a"]}, "epochs: expected"),

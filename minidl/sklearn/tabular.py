@@ -286,8 +286,8 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         ranks = self._ranks
         mine = list(range(len(seeds)) if ranks is None else ranks.share(range(len(seeds))))
         if mine:
-            own, out, keys = ([of[i] for i in mine] for of in (trainers, held_out, seeds))
-            train(own, recipe, rows, out, keys, bool(self.verbose))
+            own = [(trainers[i], held_out[i], seeds[i]) for i in mine]
+            train(own, recipe, rows, bool(self.verbose))
         if ranks is not None:
             for part in ranks.all_have({i: trainers[i] for i in mine}):
                 for i, trainer in part.items():

@@ -148,17 +148,16 @@ def trainer_for(recipe: Recipe, model: minidl.Sequential, rows: int) -> minidl.T
 
 
 def train(
-    trainers: Sequence[minidl.Trainer],
+    trainings: Sequence[tuple[minidl.Trainer, Array, int]],
     recipe: Recipe,
     rows: Rows,
-    folds: Sequence[Array],
-    seeds: Sequence[int],
     verbose: bool,
 ) -> None:
-    """Train each on the rows outside of its fold, a mask of rows, side by side.
+    """Train each trainer on the rows outside of its fold, a mask, with its seed; side by side.
 
     The models are left with the weights that are best on the rows of the fold.
     """
+    trainers, folds, seeds = (list(part) for part in zip(*trainings, strict=True))
     minidl.fit_many(
         trainers,
         rows.X,
