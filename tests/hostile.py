@@ -96,6 +96,8 @@ def ensembles():
     ]
     minidl.Trainer(members[0]).fit(np.ones((4, 2)), [0, 1, 0, 1], seed=0)
     yield minidl.Ensemble(members, "binary")
+    yield minidl.Ensemble(members[1:])
+    yield minidl.Ensemble([minidl.Sequential(minidl.Flatten(), minidl.Tanh())] * 2)
 
 
 def tables():
@@ -419,7 +421,8 @@ def fit_tensors(parts, tensors):
         models = {f"{i}.": one for i, one in enumerate(told)} if type(told) is list else {"": told}
         wanted = {prefix + name: shape for prefix, one in models.items()
                   for name, shape in _tensors(one["layers"]).items()}  # fmt: skip
-        dtype = {"float32": "F32", "float64": "F64"}[next(iter(models.values()))["dtype"]]
+        first = next(iter(models.values()), {})
+        dtype = {"float32": "F32", "float64": "F64"}[first["dtype"]]
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return
     size = 4 if dtype == "F32" else 8
