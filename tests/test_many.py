@@ -415,8 +415,11 @@ def test_losses_that_look_alike_are_checked_each():
 
 
 def test_workspaces_go_with_the_trainings():
+    """And the caller's limit of threads stays."""
     trainers = [plain(seed) for seed in range(4)]
-    minidl.fit_many(trainers, X, Y, epochs=2, verbose=0)
+    with minidl.set_num_threads(3):
+        minidl.fit_many(trainers, X, Y, epochs=2, verbose=0)
+        assert minidl.get_num_threads() == 3 if OPENMP else 1
     assert not any(trainer._programs for trainer in trainers)
     trainers[0].fit(X, Y, verbose=0)
     assert trainers[0].epoch == 3
@@ -479,19 +482,6 @@ def test_trainings_share_the_cores(trainings, n_threads):
         assert counts[0].seen[0] == 1
     alone.fit(X, y, epochs=200, seed=0)
     assert everything(together[0]) == everything(alone)
-
-
-@pytest.mark.skipif(not OPENMP, reason="serial build")
-def test_the_same_program_serves_any_number_of_threads():
-    """What training makes is kept, for a training alone too; the caller's limit stays."""
-    X, y = make_data(400)
-    trainer = plain()
-    with minidl.set_num_threads(4):
-        minidl.fit_many([trainer, plain(1), plain(2)], X, y)
-        kept = trainer._programs["train"][1]
-        assert minidl.get_num_threads() == 4
-        trainer.fit(X, y)
-    assert trainer._programs["train"][1] is kept
 
 
 def test_the_longest_begins_first_and_results_keep_their_order():
