@@ -32,7 +32,7 @@ cdef void prelu_forward(
 
 cdef void prelu_backward(
     vec* dx,            # OUT (N, ld), or NULL; may be dy
-    vec* partial,       # OUT (ld,): dw of the block; for one w, (1,)
+    vec* partial,       # OUT (ld,): dw of the block; for one w, in the first vector
     const vec* dy,      # IN (N, ld)
     const vec* x,       # IN (N, ld): input of forward
     const vec* w,       # IN (ld,)
@@ -41,7 +41,7 @@ cdef void prelu_backward(
 ) noexcept nogil:
     cdef Py_ssize_t i, j, at
     cdef vec g, zero = splat(w[0], 0.0)
-    for j in range(1 if one else ld):  # the sums are merged with their padding
+    for j in range(ld):  # the sums are merged with their padding
         partial[j] = zero
     for i in range(first, last):
         for j in range(width):
