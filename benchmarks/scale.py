@@ -211,7 +211,7 @@ def head(*cells):
 def show_all_reduce(found, lines):
     """Print table 1."""
     print("\nAn all-reduce, microseconds: measured, and by latency + bytes / bandwidth.\n")
-    head("bytes", *(f"{count} ranks: measured | by the line" for count in found))
+    head("bytes", *(name for n in found for name in (f"{n} ranks: measured", "by the line")))
     for i, size in enumerate(SIZES):
         cells = (
             f"{micro(found[count]['sizes'][i])} | {micro(lines[count][0] + lines[count][1] * size)}"

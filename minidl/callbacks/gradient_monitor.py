@@ -24,8 +24,9 @@ class GradientMonitor(Callback):
     Each time so many steps are made, the last batch goes through a copy of the network once more,
     with its Dropout masks and the new weights, and all that `minidl.diagnose` reports is measured:
     the update is the one that this batch would make next. Training itself is not touched: it gives
-    the same bits. A look takes as long as a step or two and some 40 microseconds: with `every=100`
-    less than 3 % of the time where a step takes 20 microseconds or more.
+    the same bits. A look runs a step on a copy of the model, which is not in cache: some 40
+    microseconds and the time of one to five steps. So `every=100` costs 1 to 5 % where a step takes
+    10 microseconds or more, and up to 13 % where it takes 2 (``benchmarks/monitor.py``).
 
     A warning comes once of each kind: gradients vanish or explode from layer to layer, units of
     ReLU are dead, tanh or sigmoid saturate, updates are large. Beside a `TensorBoard` callback, it
