@@ -160,9 +160,9 @@ for _ in range(50):
     for a, b in ((784, 128), (128, 64)):
         layers += [minidl.Linear(a, b), minidl.BatchNorm1d(b), minidl.ReLU()]
     model = minidl.Sequential(*layers, minidl.Linear(64, 10))
-    loss, state = minidl.CrossEntropyLoss().bound(y), minidl.Adam().state_for(model)
+    loss, updates = minidl.CrossEntropyLoss().bound(y), minidl.Trainer(model)._updates()
     start = time.perf_counter()
-    BatchProgram(model, 784, 128, loss=loss, state=state)
+    BatchProgram(model, 784, 128, loss=loss, updates=updates)
     times.append(1e3 * (time.perf_counter() - start))
 print(times[0], min(times))
 """

@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 from helpers import OPENMP, assert_close
+from test_many import filed, framed, mapped
 
 import minidl
 from minidl import ensemble as module
@@ -147,22 +148,8 @@ def test_models_of_different_tasks_are_refused():
 # ---------------------------------------------------------------------------------------- one pass
 
 
-def mapped(X, folder):
-    np.save(folder / "X.npy", X)
-    return np.load(folder / "X.npy", mmap_mode="r")
-
-
-def filed(X, folder):
-    np.save(folder / "X.npy", X)
-    return minidl.NpyFile(folder / "X.npy")
-
-
 def in_batches(X, folder):
     return [(X[i : i + 7],) for i in range(0, len(X), 7)]
-
-
-def framed(X, folder):
-    return pytest.importorskip("pandas").DataFrame(X)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

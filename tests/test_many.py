@@ -419,7 +419,7 @@ def test_workspaces_go_with_the_trainings():
     trainers = [plain(seed) for seed in range(4)]
     with minidl.set_num_threads(3):
         minidl.fit_many(trainers, X, Y, epochs=2, verbose=0)
-        assert minidl.get_num_threads() == 3 if OPENMP else 1
+        assert minidl.get_num_threads() == (3 if OPENMP else 1)
     assert not any(trainer._programs for trainer in trainers)
     trainers[0].fit(X, Y, verbose=0)
     assert trainers[0].epoch == 3

@@ -180,6 +180,11 @@ def test_layers_behind_an_embedding_find_no_padding(layers, dtype):
     assert np.isfinite(model.store().values).all()  # and the norm of the gradients was
 
 
+# Operations in which a thread sees rows of others; LINEAR is another if its threads have columns.
+MEETING = {"BLOCK_SUMS", "BN_MERGE", "BN_MERGE_GRAD", "EMBEDDING_GRADIENT", "LINEAR_DW",
+           "LOSS_TOTAL", "PYTHON"}  # fmt: skip
+
+
 def overlaps(a, b):
     return a.offset < b.offset + b.nbytes and b.offset < a.offset + a.nbytes
 
@@ -189,7 +194,7 @@ def uses(plan):
     found, phase = {}, 0
     for i, (kind, _, _, _, pointers, sizes) in enumerate(plan.operations):
         phase += kind == "BARRIER"
-        meet = kind in placement.ACROSS or (kind == "LINEAR" and sizes[6])
+        meet = kind in MEETING or (kind == "LINEAR" and sizes[6])
         for pointer in pointers:
             if isinstance(pointer, placement.Buffer):
                 found.setdefault(pointer, []).append((i, phase, meet))
@@ -225,6 +230,25 @@ def test_no_two_buffers_are_needed_at_once(network, checkpoint, training, count)
     assert shared > 0
     for a, b in itertools.combinations(plan.buffers, 2):
         assert not overlaps(a, b) or of[a][-1][0] < of[b][0][0] or of[b][-1][0] < of[a][0][0]
+
+
+@pytest.mark.parametrize("kind", sorted(MEETING))
+@pytest.mark.parametrize("count", [1, 2])
+def test_where_threads_meet_memory_passes_on_behind_a_barrier(kind, count):
+    """Else at once, to rows of the same pitch."""
+
+    def shares(kind, between=(), pitch=64):
+        before, behind = (placement.Buffer(10, 16, p, by_rows=True) for p in (64, pitch))
+        first, last = ((k, 0, 0.0, 0.0, [b], [0] * 8) for k, b in ((kind, before), ("ADD", behind)))
+        placement.place([before, behind], [first, *between, last], count, ())
+        return before.offset == behind.offset
+
+    barrier = [("BARRIER", 0, 0.0, 0.0, [], [])]
+    assert shares(kind, barrier)
+    assert shares(kind) == (count == 1)
+    assert shares("ACTIVATION")
+    assert shares("ACTIVATION", pitch=128) == (count == 1)
+    assert shares("ACTIVATION", barrier, pitch=128)
 
 
 def test_prediction_takes_two_layers():
