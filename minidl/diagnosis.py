@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy, deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from minidl.evaluation import blocks_of
 from minidl.health import NAN, HealthReport, Thresholds
 from minidl.layers.base import Layer
 from minidl.losses import LossFunction
-from minidl.lowering import check_rows, feed
-from minidl.observation import Look, Observer, layers_of
+from minidl.lowering import Plan, Updates, check_rows, feed
+from minidl.observation import Look, Observer, layers_of, places
 from minidl.optimizers import Optimizer
 from minidl.trainer import Trainer
 
@@ -135,7 +136,6 @@ class _Totals:
         observer = self._observer(block, form, max(size, last))
         check_rows(observer.plan.graph, min(size, last))
         program = observer.program
-        observer.begin()
         feed(program, form, block.x, y, size, weight=block.weight, last_batch="merge")
         optimizer = self.trainer.optimizer
         program.set_optimizer(**optimizer.numbers(), accumulate=batches, groups=optimizer.rates())
@@ -144,12 +144,12 @@ class _Totals:
         for batch in range(batches):
             finite &= not program.visit(batch, 0, self.batches + batch)
         loss, weight = program.sums[0] - loss, program.sums[2] - weight
-        values = observer.values()
-        values[observer.gradients] *= weight**2
-        self.values = self.values + values
         own = observer.store.gradients.astype(np.float64) if finite else NAN
         self.gradient = self.gradient + own * weight
-        self.active = self.active | observer.active()
+        values, _, active = observer.total()
+        values[observer.gradients] *= weight**2
+        self.values = self.values + values
+        self.active = self.active | active
         self.loss += loss
         self.weight += weight
         self.rows += rows
@@ -160,23 +160,36 @@ class _Totals:
         columns = self.trainer._columns(block)
         key = columns, type(form), form.integer_labels, form.weighted, form.columns(0)
         if self.key != key or self.observer.rows < rows:
+            model = self.trainer.model
             self.observer = Observer(
-                self.trainer.model, columns, rows, form, self.trainer.optimizer,
-                training=self.training,
-            )  # fmt: skip
+                model, columns, rows, form, deepcopy(model), training=self.training
+            )
             self.key = key
         return self.observer
 
     def end(self) -> tuple[list[Any], Look]:
         """All that was measured, with the update that the whole gradient makes."""
-        observer, trainer = self.observer, self.trainer
-        weight = self.weight or 1.0
+        observer, weight = self.observer, self.weight or 1.0
         observer.store.gradients[...] = self.gradient / weight
-        state = trainer.optimizer._state
-        if state is not None and state.store is trainer.model.store():
-            observer.take(state)
-        observer.update(observer.state.step)
-        look = observer.look(self.rows, self.loss / weight)
+        self._update()
+        _, moves, _ = observer.total()
         values = self.values
         values[observer.gradients] /= weight**2
-        return observer.spots, look._replace(values=values, active=self.active)
+        return observer.spots, Look(values, moves, self.active, self.rows, self.loss / weight)
+
+    def _update(self) -> None:
+        """The update that the optimizer makes of the observer's gradient, in its other copy."""
+        observer, model = self.observer, self.observer.after
+        live, optimizer = self.trainer.optimizer._state, copy(self.trainer.optimizer)
+        state = optimizer.state_for(model)
+        if live is not None and live.store is self.trainer.model.store():
+            state.step = live.step
+            for there, here in places(self.trainer.model, model, trainable=True):
+                state.moments[:, here] = live.moments[:, there]
+        model.store().gradients[...] = observer.store.gradients
+        updates = Updates(state, optimizer.group_of, whole=True)
+        plan = Plan(model, observer.plan.graph.input.columns, 1, model.dtype, updates=updates)
+        plan.update()
+        program = plan.build()
+        program.set_optimizer(**optimizer.numbers(), groups=optimizer.rates())
+        program.execute(0, len(plan.operations), 1, state.step)

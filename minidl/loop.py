@@ -128,6 +128,7 @@ class Loop:
             data.rows, batch_size, order, last_batch, trainer.accumulate
         )  # fmt: skip
         self.begun = False
+        self.watching: list[Callback] = []  # from within the program
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
         self.resumes = False
         # Rates that are known: for which schedule and rate, from which update on.
@@ -265,6 +266,8 @@ class Loop:
                     if tell is not None:
                         tell(ended, logs)
         finally:
+            if self.watching:
+                self.program.program.watch(())
             while progress.ended:  # an interrupt came first
                 self._enter_results()
 
@@ -408,6 +411,9 @@ class Loop:
             rank_row=self.trainer.rank * batch_size,
         )
         self.fed(self.program.program)
+        watches = [(c, c._watch(self)) for c in self.callbacks]
+        self.watching = [callback for callback, watch in watches if watch is not None]
+        self.program.program.watch(watch for _, watch in watches if watch is not None)
 
     @property
     def _own_key(self) -> int:
@@ -421,16 +427,19 @@ class Loop:
         """A run of the program: until the epochs end, a callback is due, or time is up."""
         program, state = self.program.program, self.state
         self._set_rates()
-        watching = [c for c in self.callbacks if c.looks_at_steps()]
-        due = [c.every - state.step % c.every for c in watching if c.every]
+        asking = [c for c in self.callbacks if c.looks_at_steps()]
+        due = [c.every - state.step % c.every for c in asking if c.every]
         before = state.step
         status, _, _ = program.run(epochs, SLICE, state, self.progress, min(due, default=0))
-        if status in ("loss", "parameters", "gradient"):
+        not_finite = status in ("loss", "parameters", "gradient")
+        for callback in self.watching:
+            callback._take_looks(at_once=not_finite)
+        if not_finite:
             self._not_finite(status)
         if self._stops:
             self.trainer.stop_training = True
         if state.step > before:
-            for callback in watching:
+            for callback in asking:
                 if callback.every and state.step % callback.every == 0:
                     callback.on_train_batch_end(state.step, {"loss": program.last_loss})
         return status

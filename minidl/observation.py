@@ -1,34 +1,37 @@
 """A network at work, looked at: sums over every value, every gradient and every update.
 
 The network is a copy, so that the model itself is not touched: its program does what a training
-step does, with every value and gradient in a buffer of its own (`Plan`, `observed`), and then adds
-up what stands in them (`kernels/statistics.pyx`).
+step does but for the update, with every value and gradient in a buffer of its own (`Plan`,
+`observed`), and adds up what stands in them (`kernels/statistics.pyx`). Then it compares its
+parameters with those that an update has left, in the model that trains or in another copy.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import copy, deepcopy
+from copy import deepcopy
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from minidl.health import NAN, LayerHealth, Thresholds
-from minidl.kernels.operations import BLOCKS, LOOK_SUMS, MOVE_SUMS, VECTOR
+from minidl.kernels.operations import BLOCKS, LOOK_SUMS, MOVE_SUMS, VECTOR, block_edges
 from minidl.layers import LeakyReLU, ReLU, Sigmoid, Tanh
 from minidl.layers.base import Layer
-from minidl.lowering import Buffer, Node, Plan, Updates, Value
+from minidl.lowering import Buffer, Node, Plan, Value
 from minidl.memory import Array, address, allocate
 
 if TYPE_CHECKING:
     from minidl.losses import Loss
-    from minidl.optimizers import Optimizer, OptimizerState
     from minidl.parameters import Parameter
 
 # tanh and sigmoid are flat where their derivative is less than this share of its greatest value.
 FLAT = 0.05
 FEW = 64  # vectors of a parameter that are summed up in one go
+LOG = 1 << 20  # bytes of looks that are made before Python takes them
+SOON = 0.1  # seconds from a look until Python takes it
 
 
 class Look(NamedTuple):
@@ -52,6 +55,23 @@ class Look(NamedTuple):
     active: Array
     rows: int
     loss: float
+
+
+class Looks(NamedTuple):
+    """Looks one after the other, at steps of which each made an update."""
+
+    steps: Array
+    rows: Array
+    loss: Array
+    values: Array
+    moves: Array
+    active: Array
+
+    def at(self, i: int) -> Look:
+        """One of them."""
+        return Look(
+            self.values[i], self.moves[i], self.active[i], int(self.rows[i]), float(self.loss[i])
+        )
 
 
 class _Looked(NamedTuple):
@@ -87,16 +107,16 @@ class Observer:
     Parameters
     ----------
     model : Layer
-        The parameters are copied now, and again by `take`.
     columns, rows : int
         Of the input, and the most of a batch.
     loss : Loss
         In the form that suits the data.
-    optimizer : Optimizer
-    clip_norm : float
-        The greatest norm of the gradient that an update is made of; 0: any.
+    after : Layer
+        The model with the parameters that an update has left.
     training : bool
         The mode of all layers.
+    threads : int, optional
+        The most threads that run it; default: as many as have enough to do.
     """
 
     def __init__(
@@ -105,72 +125,77 @@ class Observer:
         columns: int,
         rows: int,
         loss: Loss,
-        optimizer: Optimizer,
+        after: Layer,
         *,
-        clip_norm: float = 0.0,
         training: bool = True,
+        threads: int | None = None,
     ) -> None:
-        self.live, self.model = model.store(), deepcopy(model)
+        self.live, self.model, self.after = model, deepcopy(model), after
         self.model.train(training)
         self.rows = rows
         self.store = self.model.store()
-        self.state = copy(optimizer).state_for(self.model)
-        self.before = self.store.zeros()
-        self.places = _places(model, self.model)
+        after.store()  # its parameters stay where they are now
         self.plan = plan = Plan(
             self.model,
             columns,
             rows,
             self.model.dtype,
-            updates=Updates(self.state, optimizer.group_of, clip_norm, whole=True),
             training=training,
             split_input=True,
             observed=True,
+            threads=threads,
         )
         plan.batch(loss)
         output = plan.forward()
         plan.backward(plan.loss(loss, output))
+        plan.update()  # the weight gradients
         self._looked: list[_Looked] = []
         self._unit_vectors = 0
         self._units: list[int] = []
-        self.parameters = [p for _, p in self.model.named_parameters() if p.trainable]
+        pairs = zip(self.model.named_parameters(), after.named_parameters(), strict=True)
+        self.parameters = [(own, other) for (_, own), (_, other) in pairs if own.trainable]
         self.spots = self._spots()
-        self.sums = _zeros(np.float64, BLOCKS, len(self._looked), LOOK_SUMS)
-        self.moved = _zeros(np.float64, BLOCKS, len(self.parameters), MOVE_SUMS)
-        lanes = VECTOR // plan.dtype.itemsize
-        self.largest = _zeros(plan.dtype, BLOCKS, self._unit_vectors * lanes)
         self.units = np.array(self._units, np.intp)
-        self._updated = False
         self._emit()
-        plan.keep += [self.sums, self.moved, self.before, self.largest]
         self.program = plan.build()
-        self.end = len(plan.operations)
 
     def _emit(self) -> None:
-        """The operations that look; then the loss, which may end the pass; then the update."""
-        plan = self.plan
+        """The operations that look, and those that come when the update is made."""
+        plan, itemsize = self.plan, self.store.dtype.itemsize
+        values, moves = LOOK_SUMS * len(self._looked), MOVE_SUMS * len(self.parameters)
+        vectors = [own.length(itemsize) * itemsize // VECTOR for own, _ in self.parameters]
+        shares = [min(max(n // FEW, 1), BLOCKS) for n in vectors]
+        blocks = max(len(block_edges(self.rows)) - 1, *shares, 1)
+        lanes = self._unit_vectors * VECTOR // itemsize
+        self.moved = values, values + moves  # where the record tells of the update
+        self.record = _zeros(np.float64, values + moves + lanes)
+        self.sums = sums = _zeros(np.float64, blocks, values + moves)
+        self.largest = largest = _zeros(plan.dtype, blocks, lanes)
+        plan.barrier()
         for i, looked in enumerate(self._looked):
             buffer = looked.buffer
-            largest = 0
-            if looked.units is not None:
-                largest = address(self.largest) + looked.units * VECTOR
+            most = 0 if looked.units is None else address(largest) + looked.units * VECTOR
             plan.emit(
                 "LOOK",
-                [address(self.sums[0, i]), buffer, largest],
-                [buffer.columns, plan.ld(buffer.columns), self.sums[0].size, self._unit_vectors,
+                [address(sums[0, LOOK_SUMS * i :]), buffer, most],
+                [buffer.columns, plan.ld(buffer.columns), values + moves, self._unit_vectors,
                  int(looked.counts)],
                 a=looked.low, b=looked.high,
             )  # fmt: skip
-        plan.emit("LOSS_TOTAL", [plan.partial], [])
-        plan.update()
-        plan.barrier()
-        itemsize = self.store.dtype.itemsize
-        for i, parameter in enumerate(self.parameters):
-            vectors = (self.before, self.store.values, self.store.gradients)
-            count = parameter.length(itemsize) * itemsize // VECTOR
-            blocks = min(max(count // FEW, 1), BLOCKS)
-            pointers = [address(self.moved[0, i]), *map(parameter.at, vectors)]
-            plan.emit("MOVE", pointers, [count, self.moved[0].size, blocks])
+        plan.emit("LOSS_TOTAL", [plan.partial], [])  # may end the pass
+        plan.update_from = len(plan.operations)
+        for i, (own, other) in enumerate(self.parameters):
+            pointers = [
+                address(sums[0, values + MOVE_SUMS * i :]),
+                own.at(self.store.values), other.at(other.store.values),
+                own.at(self.store.gradients),
+            ]  # fmt: skip
+            plan.emit("MOVE", pointers, [vectors[i], values + moves, shares[i]])
+        plan.emit("BARRIER", [], [])
+        sizes = [values + moves, blocks, self._unit_vectors]
+        plan.emit("LOOK_TOTAL", [address(self.record), address(sums), address(largest)], sizes)
+        plan.keep += [self.record, sums, largest, self.store.gradients]
+        plan.keep += [other.store.values for _, other in self.parameters]
 
     # What is looked at.
 
@@ -236,52 +261,75 @@ class Observer:
 
     def _numbers(self, parameters: Sequence[Parameter]) -> list[int]:
         """The places of a layer's parameters among all."""
-        order = {id(p): i for i, p in enumerate(self.parameters)}
+        order = {id(own): i for i, (own, _) in enumerate(self.parameters)}
         return [order[id(p)] for p in parameters]
 
     # Looking.
 
-    def take(self, state: OptimizerState) -> None:
-        """Copy the values of the model's parameters, and what the optimizer keeps for them."""
-        live, own = self.live.values, self.store.values
-        for there, here, trained in self.places:
-            own[here] = live[there]
-            if trained:
-                self.state.moments[:, here] = state.moments[:, there]
-        self.state.step = state.step
+    def total(self) -> tuple[Array, Array, Array]:
+        """Compare the parameters with those behind the update, and end the sums.
 
-    def begin(self) -> None:
-        """Forget all sums."""
-        self.sums.fill(0.0)
-        self.largest.fill(0.0)
-        self._updated = False
+        Values, moves and active units, as in `Look`, of all that has been visited since the last
+        call.
+        """
+        end = len(self.plan.operations)
+        self.program.execute(self.plan.update_from or 0, end, 1)
+        return self.read(self.record.copy())
 
-    def update(self, step: int) -> None:
-        """Make the update that follows so many others, and look at it."""
-        self.before[: self.store.trainable] = self.store.values[: self.store.trainable]
-        self._updated = not self.program.execute(self.plan.update_from or 0, self.end, 1, step)
-
-    def active(self) -> Array:
-        """Units of all ReLUs that gave something else than 0 since `begin`."""
-        active: Array = np.maximum.reduce(self.largest)[self.units] > 0
-        return active
-
-    def values(self) -> Array:
-        """What has been summed up of values and gradients since `begin`."""
-        values: Array = np.add.reduce(self.sums)
-        return values
-
-    def look(self, rows: int, loss: float) -> Look:
-        """All that has been summed up since `begin`; NaN of an update that was not made."""
-        moves = np.add.reduce(self.moved)
-        if not self._updated:
-            moves[...] = NAN
-        return Look(self.values(), moves, self.active(), rows, loss)
+    def read(self, records: Array) -> tuple[Array, Array, Array]:
+        """Values, moves and active units that stand in a record, or in several."""
+        first, last = self.moved
+        values, moves, active = np.split(records, self.moved, axis=-1)
+        several = records.shape[:-1]
+        return (
+            values.reshape(*several, first // LOOK_SUMS, LOOK_SUMS),
+            moves.reshape(*several, (last - first) // MOVE_SUMS, MOVE_SUMS),
+            active[..., self.units] > 0,
+        )
 
     @property
     def gradients(self) -> list[int]:
         """Places of sums over gradients."""
         return [spot.gradient for spot in self.spots if spot.gradient is not None]
+
+
+class Lookout:
+    """An observer that the program of a training asks by itself, every so many steps.
+
+    Attributes
+    ----------
+    watch : tuple
+        What `Program.watch` is given.
+    """
+
+    def __init__(self, observer: Observer, every: int) -> None:
+        self.observer = observer
+        width = 3 + len(observer.record)
+        room = max(LOG // (8 * width), 1)
+        self._log = np.empty((room, width))
+        self._entered = np.zeros(1, np.intp)
+        self._count = memoryview(self._entered)
+        self._taken = perf_counter()
+        itemsize = observer.store.dtype.itemsize
+        there, here = (address(m.store().values) for m in (observer.live, observer.model))
+        copies = [
+            (there + a.start * itemsize, here + b.start * itemsize, (a.stop - a.start) * itemsize)
+            for a, b in places(observer.live, observer.model)
+        ]
+        self.watch = (
+            observer.program, every, copies, observer.record, observer.moved, self._log,
+            self._entered,
+        )  # fmt: skip
+
+    def take(self, *, at_once: bool = False) -> Looks | None:
+        """The looks that were made since the last call, if there is something to tell already."""
+        count, now = self._count[0], perf_counter()
+        if not count or not (at_once or count == len(self._log) or now > self._taken + SOON):
+            return None
+        log = self._log[:count].copy()
+        self._count[0], self._taken = 0, now
+        steps, rows = log[:, :2].astype(np.int64).T
+        return Looks(steps, rows, log[:, 2], *self.observer.read(log[:, 3:]))
 
 
 def layers_of(spots: Sequence[Spot], look: Look) -> list[LayerHealth]:
@@ -344,27 +392,25 @@ def _next(names: list[str]) -> str:
     return names.pop(0) if len(names) > 1 else names[0]
 
 
-def _places(source: Layer, own: Layer) -> list[tuple[slice, slice, bool]]:
-    """Where parameters stand in the flat vectors of a model and of its copy, and if any is trained.
+def places(source: Layer, own: Layer, *, trainable: bool = False) -> list[tuple[slice, slice]]:
+    """Where the parameters of a model and of its copy stand in the flat vectors of the two.
 
-    As few slices as possible: two, where all is in the same order.
+    All, or those that are trainable. As few slices as possible: one, where the order is the same.
     """
     itemsize = own.store().dtype.itemsize
     pairs = zip(source.named_parameters(), own.named_parameters(), strict=True)
-    found = sorted(
-        (_offset(b), _offset(a), b.length(itemsize), b.trainable) for (_, a), (_, b) in pairs
-    )
-    places: list[tuple[slice, slice, bool]] = []
-    for here, there, length, trained in found:
+    lengths = [
+        (_offset(b), _offset(a), b.length(itemsize))
+        for (_, a), (_, b) in pairs
+        if b.trainable or not trainable
+    ]
+    found: list[tuple[slice, slice]] = []
+    for here, there, length in sorted(lengths):
         first, start = there, here
-        if places and (places[-1][0].stop, places[-1][1].stop, places[-1][2]) == (
-            there,
-            here,
-            trained,
-        ):
-            first, start = places[-1][0].start, places.pop()[1].start
-        places.append((slice(first, there + length), slice(start, here + length), trained))
-    return places
+        if found and (found[-1][0].stop, found[-1][1].stop) == (there, here):
+            first, start = found[-1][0].start, found.pop()[1].start
+        found.append((slice(first, there + length), slice(start, here + length)))
+    return found
 
 
 def _offset(parameter: Parameter) -> int:
@@ -380,41 +426,38 @@ def _zeros(dtype: Any, *shape: int) -> Array:
 
 
 class Suspects:
-    """Which findings a look may hold, without going through its layers: none that it holds misses.
-
-    A few operations on small arrays, since `GradientMonitor` asks at every look.
-    """
+    """Which findings looks may hold, without going through their layers: none of them is missed."""
 
     def __init__(self, spots: Sequence[Spot], thresholds: Thresholds) -> None:
         self.thresholds = thresholds
-        weighted = [s for s in spots if s.weighted and s.gradient is not None]
-        depths = sorted({s.depth for s in weighted})
+        weighted = [(s.depth, s.gradient) for s in spots if s.weighted and s.gradient is not None]
+        depths = sorted({depth for depth, _ in weighted})
         first, last = depths[:1], depths[1:][-1:]
         self.first, self.last = (
-            [s.gradient for s in weighted if [s.depth] == at] for at in (first, last)
+            [gradient for depth, gradient in weighted if [depth] == at] for at in (first, last)
         )
-        self.flat = [(s.value, thresholds.saturated * s.columns) for s in spots if s.flat]
+        flat = [s for s in spots if s.flat]
+        self.flat = [s.value for s in flat]
+        self.most_flat = np.array([thresholds.saturated * s.columns for s in flat])
         self.updated = [i for s in spots if s.weighted for i in s.updated]
-        self.most_squared = thresholds.large_update**2
         self.units = [(s.units, s.columns) for s in spots if s.units is not None]
 
-    def kinds(self, look: Look) -> set[str]:
-        """Kinds of findings."""
-        kinds, most = set(), self.thresholds
-        _, squares, _, flat = look.values.T.tolist()
-        own, moved, _ = look.moves.T.tolist()
-        if self.last:
-            first, last = (max(squares[i] for i in at) for at in (self.first, self.last))
-            if first < most.vanishing**2 * last:
-                kinds.add("vanishing")
-            elif first > most.exploding**2 * last:
-                kinds.add("exploding")
-        if any(flat[i] >= share * look.rows for i, share in self.flat):
-            kinds.add("saturated")
-        if any(moved[i] >= self.most_squared * own[i] for i in self.updated):
-            kinds.add("large update")
-        if not look.active.all():
-            for units, columns in self.units:
-                if columns - np.count_nonzero(look.active[units]) >= most.dead * columns:
-                    kinds.add("dead")
-        return kinds
+    def kinds(self, looks: Looks) -> dict[str, Array]:
+        """For each kind of finding, which of the looks may hold it."""
+        most = self.thresholds
+        none: Array = np.zeros(len(looks.steps), bool)
+        squares, flat = looks.values[..., 1], looks.values[..., 3]
+        own, moved = looks.moves[:, self.updated, 0], looks.moves[:, self.updated, 1]
+        found: dict[str, Any] = {"vanishing": none, "exploding": none, "dead": none.copy()}
+        with np.errstate(invalid="ignore", over="ignore"):
+            if self.last:
+                first, last = (squares[:, at].max(axis=1) for at in (self.first, self.last))
+                found["vanishing"] = first < most.vanishing**2 * last
+                found["exploding"] = first > most.exploding**2 * last
+            flat = flat[:, self.flat] >= looks.rows[:, None] * self.most_flat
+            found["saturated"] = flat.any(axis=1)
+            found["large update"] = (moved >= most.large_update**2 * own).any(axis=1)
+        for units, columns in self.units:
+            alive = looks.active[:, units].sum(axis=1)
+            found["dead"] |= columns - alive >= most.dead * columns
+        return found

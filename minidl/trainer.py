@@ -493,9 +493,7 @@ class Trainer(checks.Checked):
         if self._ranks is None or not self.sync_batchnorm:
             check_rows(graph, rows)
 
-    def _set_optimizer(
-        self, program: Program, accumulate: int | None = None, lr: float | None = None
-    ) -> None:
+    def _set_optimizer(self, program: Program, lr: float | None = None) -> None:
         """Tell a program the optimizer's numbers; with `lr` for updates whose rates follow."""
         scheduled = None
         if lr is None:
@@ -505,7 +503,7 @@ class Trainer(checks.Checked):
             **self.optimizer.numbers() | {"lr": lr},
             scheduled=scheduled,
             clip=self.clip_grad_value or 0.0,
-            accumulate=accumulate or self.accumulate,
+            accumulate=self.accumulate,
             groups=self.optimizer.rates(),
         )
 

@@ -1,6 +1,7 @@
-"""GradientMonitor: that it sees the last batch and changes nothing, and what it warns of."""
+"""GradientMonitor: that it sees what a step does and changes nothing, and what it warns of."""
 
 import copy
+import itertools
 import warnings
 
 import numpy as np
@@ -118,7 +119,7 @@ def test_data_in_blocks(kind, tmp_path, monkeypatch):
         assert same_bits(a, b)
 
 
-# It sees the last batch.
+# It sees what the step does.
 
 
 class Watch(minidl.Callback):
@@ -131,29 +132,26 @@ class Watch(minidl.Callback):
         self.losses[step] = logs["loss"]
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way not in ("scheduled", "SGD", "NAdam")])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("own", [False, True])
 @dtypes
-def test_it_looks_at_the_last_batch(way, dtype):
-    """Where no parameter moves, its loss is that of the step, Dropout masks and all."""
-    arguments, of_fit = WAYS[way]
-    model, watch, monitor = network(dtype=dtype, own=True), Watch(), minidl.GradientMonitor(1)
-    trainer = minidl.Trainer(model, optimizer=minidl.SGD(lr=0.0), **arguments)
-    X, y = data()
-    trainer.fit(X, y, epochs=3, batch_size=BATCH, seed=0, callbacks=[watch, monitor],
-                **of_fit)  # fmt: skip
+def test_its_loss_is_that_of_the_step(way, own, dtype):
+    """Of the same batch with the same weights, Dropout masks and all, to the bit."""
+    watch, monitor = Watch(), minidl.GradientMonitor(1)
+    fit(network(dtype=dtype, own=own), way, watch, monitor)
     assert monitor.steps == list(watch.losses)
     assert len(monitor.steps) >= 9
     for i, step in enumerate(monitor.steps):
         assert monitor._report(i).loss == watch.losses[step]
 
 
-def test_it_looks_at_the_last_batch_of_blocks(tmp_path, monkeypatch):
+def test_its_loss_is_that_of_the_step_in_blocks(tmp_path, monkeypatch):
     monkeypatch.setattr("minidl.data.blocks.BLOCK", 1024)
     X, y = data()
     np.save(tmp_path / "X.npy", X)
     for given in ((minidl.NpyFile(tmp_path / "X.npy"), y), (batches, None)):
         watch, monitor = Watch(), minidl.GradientMonitor(1)
-        trainer = minidl.Trainer(network(), optimizer=minidl.SGD(lr=0.0))
+        trainer = minidl.Trainer(network(), optimizer=minidl.SGD(0.1))
         trainer.fit(*given, epochs=2, batch_size=BATCH, seed=0, callbacks=[watch, monitor])
         losses = [monitor._report(i).loss for i in range(len(monitor.steps))]
         assert losses == list(watch.losses.values())
@@ -163,7 +161,7 @@ def test_it_looks_at_the_last_batch_of_blocks(tmp_path, monkeypatch):
 @pytest.mark.parametrize("optimizer", ["Adam", "SGD", "Adagrad"])
 @dtypes
 def test_it_reports_what_diagnose_does(optimizer, dtype):
-    """Of the last batch, with the parameters and the optimizer's state of that moment."""
+    """Of the batch of a step, with the parameters and the optimizer's state before it."""
     X, y = data(64)
     model = minidl.Sequential(
         minidl.Linear(FEATURES, 8), minidl.BatchNorm1d(8), minidl.Tanh(), minidl.Linear(8, 8),
@@ -172,10 +170,10 @@ def test_it_reports_what_diagnose_does(optimizer, dtype):
     expected = []
 
     class Diagnose(minidl.Callback):
-        every = 3
-
         def on_train_batch_end(self, step, logs):
-            first = (step - 1) % 4 * BATCH
+            if step % 3 != 2:
+                return
+            first = step % 4 * BATCH  # of the next batch
             rows = slice(first, first + BATCH)
             expected.append(
                 minidl.diagnose(self.trainer.model, X[rows], y[rows],
@@ -187,12 +185,86 @@ def test_it_reports_what_diagnose_does(optimizer, dtype):
         X, y, epochs=5, batch_size=BATCH, shuffle=False, callbacks=[Diagnose(), monitor]
     )
     assert monitor.steps == [3, 6, 9, 12, 15, 18]
-    for i, report in enumerate(expected):
-        found = monitor._report(i)
-        assert found.loss == pytest.approx(report.loss, rel=1e-6)
+    for i, step in enumerate(monitor.steps):
+        report, found = expected[i], monitor._report(i)
+        assert found.loss == pytest.approx(report.loss, rel=1e-6), step
         for a, b in zip(report.layers, found.layers, strict=True):
             np.testing.assert_allclose(b[5:], a[5:], rtol=1e-5, atol=1e-7)
-    assert str(monitor.report) == str(monitor._report(-1))
+    assert str(monitor.report) == str(monitor._report(5))
+
+
+@ways
+@pytest.mark.parametrize("own", [False, True])
+def test_the_update_is_the_one_that_the_step_makes(way, own):
+    """Clipped, of several batches, whatever it is; the parameters' norm is that before it."""
+    model, monitor, seen = network(own=own, dtype="float64"), minidl.GradientMonitor(1), []
+
+    class States(minidl.Callback):
+        def on_train_begin(self):
+            self.on_train_batch_end(0, {})
+
+        def on_train_batch_end(self, step, logs):
+            layers = dict(model.layers()).values()
+            seen.append([[np.array(p.array) for p in layer._parameters.values() if p.trainable]
+                         for layer in layers])  # fmt: skip
+
+    fit(model, way, States(), monitor)
+    assert len(seen) == len(monitor.steps) + 1
+    for i, (before, after) in enumerate(itertools.pairwise(seen)):
+        layers = monitor._report(i).layers
+        weighted = [layer for layer in layers if layer.update_ratio == layer.update_ratio]
+        pairs = [(a, b) for a, b in zip(before, after, strict=True) if a]
+        for layer, (a, b) in zip(weighted, pairs, strict=True):
+            norm = np.sqrt(sum((x**2).sum() for x in a))
+            assert layer.parameter_norm == pytest.approx(norm, rel=1e-9)
+            matrices = [k for k, x in enumerate(a) if x.ndim == 2] or range(len(a))
+            moved = np.sqrt(sum(((b[k] - a[k]) ** 2).sum() for k in matrices))
+            weights = np.sqrt(sum((a[k] ** 2).sum() for k in matrices))
+            assert layer.update_ratio == pytest.approx(moved / weights, rel=1e-6)
+
+
+def test_looks_that_are_taken_one_by_one_or_all_at_once(monkeypatch):
+    """However many there are when Python comes: the same reports, and the same warnings."""
+    found = []
+    for log, soon in ((1 << 20, 100.0), (1, 100.0), (1 << 20, 0.0)):
+        monkeypatch.setattr("minidl.observation.LOG", log)
+        monkeypatch.setattr("minidl.observation.SOON", soon)
+        monitor, model = minidl.GradientMonitor(1, window=3, dead=0.3), deep(minidl.ReLU, layers=3)
+        model[0].bias = np.where(np.arange(16) < 9, -100.0, 1.0)
+        texts = warned(model, monitor, epochs=7)
+        reports = [str(monitor._report(i)) for i in range(len(monitor.steps))]
+        found.append((texts, monitor.steps, reports, len(monitor._looks)))
+    assert [parts for *_, parts in found] == [1, 35, 7]
+    assert found[0][0]
+    assert found[0][:3] == found[1][:3] == found[2][:3]
+
+
+def test_two_monitors():
+    one, other, alone = (minidl.GradientMonitor(n) for n in (2, 3, 3))
+    fit(network(), "plain", one, other)
+    fit(network(), "plain", alone)
+    assert (one.steps, other.steps) == ([2, 4, 6, 8, 10, 12, 14], [3, 6, 9, 12, 15])
+    assert [str(other._report(i)) for i in range(5)] == [str(alone._report(i)) for i in range(5)]
+
+
+def test_it_is_asked_while_training_goes_on():
+    seen = []
+
+    class Ask(minidl.Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append((list(monitor.steps), monitor.report.rows))
+
+    monitor = minidl.GradientMonitor(2)
+    fit(network(), "plain", Ask(), monitor)
+    assert seen == [([2, 4], BATCH), ([2, 4, 6, 8, 10], 6), ([2, 4, 6, 8, 10, 12, 14], BATCH)]
+
+
+def test_the_next_training_is_not_looked_at():
+    monitor = minidl.GradientMonitor(1)
+    trainer, _ = fit(network(), "plain", monitor)
+    before = monitor.steps
+    trainer.fit(*data(), epochs=2, batch_size=BATCH)
+    assert monitor.steps == before
 
 
 def test_a_part_of_a_larger_model():
@@ -207,7 +279,7 @@ def test_a_part_of_a_larger_model():
     for model in (alone, part):
         monitor = minidl.GradientMonitor(2)
         fit(model, "plain", monitor)
-        reports.append(monitor._report(-1))
+        reports.append(monitor.report)
     for a, b in zip(reports[0].layers, reports[1].layers, strict=True):
         np.testing.assert_allclose(b[5:], a[5:], rtol=1e-5, atol=1e-7)
     assert len(part.store().values) > len(alone.store().values)
@@ -319,7 +391,7 @@ def test_a_unit_that_wakes_is_not_dead():
             *data(), epochs=6, batch_size=BATCH, callbacks=[Wake(), monitor]
         )
     texts = [str(w.message) for w in caught if "units" in str(w.message)]
-    assert [text[:8] for text in texts] == ["step 19:"]
+    assert [text[:8] for text in texts] == ["step 20:"]
 
 
 def test_it_warns_of_saturation_and_large_updates():
@@ -341,11 +413,13 @@ def test_no_finding_is_overlooked(activation):
         monitor = minidl.GradientMonitor(1)
         model = deep(activation, layers=4, init=lambda shape, r, s=scale: r.normal(0, s, shape))
         warned(model, monitor, optimizer=minidl.SGD(1e-3))
-        for i, (spots, look) in enumerate(monitor._looks):
+        ((spots, looks),) = monitor._looks
+        for i in range(len(monitor.steps)):
             thresholds = Thresholds(*(10 ** rng.uniform([-3, 0, -2, -2, -4], [0, 3, 0, 0, 0])))
             layers = monitor._report(i).layers
             found = {x.kind for x in HealthReport(layers, 1, 0.0, thresholds).findings}
-            suspected = Suspects(spots, thresholds).kinds(look)
+            kinds = Suspects(spots, thresholds).kinds(looks)
+            suspected = {kind for kind, at in kinds.items() if at[i]}
             assert found <= suspected
             assert suspected - found <= {"large update"}
             seen |= found
@@ -375,7 +449,7 @@ def test_it_warns_once_over_a_resumed_training(tmp_path):
 
 def test_loss_that_is_not_finite():
     """The training says so; the monitor does not stand in its way."""
-    monitor = minidl.GradientMonitor(1, large_update=1e30, exploding=1e30)
+    monitor = minidl.GradientMonitor(1, large_update=1e30, exploding=1e30, vanishing=1e-12)
     trainer = minidl.Trainer(deep(minidl.ReLU), "MSELoss", optimizer=minidl.SGD(1e15))
     X, _ = data()
     with pytest.raises(minidl.NonFiniteError):

@@ -8,6 +8,7 @@ from minidl import checks
 
 if TYPE_CHECKING:
     from minidl.errors import NonFiniteError
+    from minidl.loop import Loop
     from minidl.trainer import Trainer
 
 
@@ -76,6 +77,13 @@ class Callback:
     def writes_to(self) -> str | None:
         """Path of what it writes, if it writes anything: two trainings at once need two of them."""
         return None
+
+    def _watch(self, loop: Loop) -> tuple[Any, ...] | None:
+        """What looks at the steps of the loop's program from within: see `Program.watch`."""
+        return None
+
+    def _take_looks(self, *, at_once: bool = False) -> None:
+        """Take what it has seen, after a run; `at_once`, or when it is time."""
 
     def looks_at_steps(self) -> bool:
         """Whether `on_train_batch_end` is to be called at all."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from minidl import checks
 from minidl.callbacks.base import Callback
 from minidl.callbacks.tensorboard import TensorBoard
@@ -15,18 +17,17 @@ if TYPE_CHECKING:
     from minidl.health import HealthReport, LayerHealth
     from minidl.loop import Loop
     from minidl.memory import Array
-    from minidl.observation import Look, Observer, Spot
+    from minidl.observation import Lookout, Looks, Spot
 
 
 class GradientMonitor(Callback):
     """Look at activations, gradients and updates while training, and warn when they go wrong.
 
-    Each time so many steps are made, the last batch goes through a copy of the network once more,
-    with its Dropout masks and the new weights, and all that `minidl.diagnose` reports is measured:
-    the update is the one that this batch would make next. Training itself is not touched: it gives
-    the same bits. A look runs a step on a copy of the model, which is not in cache: some 40
-    microseconds and the time of one to five steps. So `every=100` costs 1 to 5 % where a step takes
-    10 microseconds or more, and up to 13 % where it takes 2 (``benchmarks/monitor.py``).
+    Before every so-many-th step its batch goes through a copy of the network, with the same Dropout
+    masks, and all that `minidl.diagnose` reports is measured; the update is the one that the step
+    then makes. (Where several batches make it, or several ranks, the batch is the last one here.)
+    The compiled program does this by itself, and training gives the same bits. What it has seen
+    is kept, and warned of, a tenth of a second later at most, or when `report` or `steps` ask.
 
     A warning comes once of each kind: gradients vanish or explode from layer to layer, units of
     ReLU are dead, tanh or sigmoid saturate, updates are large. Beside a `TensorBoard` callback, it
@@ -36,7 +37,8 @@ class GradientMonitor(Callback):
     Parameters
     ----------
     every : int, default 100
-        Steps from look to look.
+        Steps from look to look. Each look is kept: 56 bytes for a layer and one for a unit of ReLU,
+        or some more.
     vanishing, exploding : float, default 1e-3 and 1e3
         Warn if the gradient at the output of the first layer with weights, over that at the last,
         is below the one or above the other.
@@ -99,13 +101,12 @@ class GradientMonitor(Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self.steps: list[int] = []
-        self._looks: list[tuple[list[Spot], Look]] = []
+        self._looks: list[tuple[list[Spot], Looks]] = []
+        self._ends: list[int] = []  # looks up to each of these
         self._silent: Array | None = None  # looks since each unit of ReLU gave something
-        self._observer: Observer | None = None
+        self._lookout: Lookout | None = None
         self._suspects: Any = None
         self._program: Any = None
-        self._fed: Any = None
         self._boards: list[TensorBoard] = []
 
     def on_train_begin(self) -> None:
@@ -117,61 +118,65 @@ class GradientMonitor(Callback):
         self._watched, self._resumed = self.trainer, False
         self._boards = [c for c in self.trainer.callbacks if isinstance(c, TensorBoard)]
 
-    def on_train_batch_end(self, step: int, logs: dict[str, float]) -> None:
-        """Look at the last batch; warn, and write to TensorBoard."""
-        loop = self.trainer._loop
-        assert loop is not None
-        observer = self._observer_for(loop)
-        program, position = observer.program, loop.program.program.position()
-        observer.take(loop.state)
-        observer.begin()
-        self.trainer._set_optimizer(program, accumulate=1)
-        batch = position[1] - 1
-        if not program.visit(batch, step, loop.state.tick - 1):
-            observer.update(step)
-        look = observer.look(program.rows_of(batch), program.last_loss)
-        look = look._replace(active=self._alive(look))
-        self.steps.append(step)
-        self._looks.append((observer.spots, look))
-        suspected = self._suspects.kinds(look) - self.warned
-        if suspected or self._boards:
-            self._tell(step, suspected)
-
     def on_train_end(self) -> None:
-        """Let go of the copy."""
-        self._observer = self._program = self._fed = None
+        """Tell of the last looks; let go of the copy."""
+        try:
+            self._take_looks(at_once=True)
+        finally:
+            self._lookout = self._program = None
 
-    def _observer_for(self, loop: Loop) -> Observer:
-        """The copy that suits the program which trains, pointed at the same data."""
-        from minidl.observation import Observer, Suspects
+    def _watch(self, loop: Loop) -> tuple[Any, ...] | None:
+        """A copy of the model that looks at the steps of the program, pointed at the same data."""
+        from minidl.observation import Lookout, Observer, Suspects
 
-        if self._observer is None or self._program is not loop.program:
-            trainer, plan = self.trainer, loop.program.plan
-            columns = plan.graph.input.columns
-            self._observer = Observer(
-                trainer.model, columns, loop.program.rows, loop.fed.keywords["loss"],
-                trainer.optimizer, clip_norm=trainer.clip_grad_norm or 0.0,
+        if self.every is None:
+            return None
+        program, model = loop.program, self.trainer.model
+        if self._lookout is None or self._program is not program:
+            self._take_looks(at_once=True)
+            observer = Observer(
+                model, program.plan.graph.input.columns, program.rows, loop.fed.keywords["loss"],
+                model, threads=program.plan.threads,
             )  # fmt: skip
-            self._suspects = Suspects(self._observer.spots, self.thresholds)
-            self._program, self._fed = loop.program, None
-        if self._fed is not loop.fed:
-            loop.fed(self._observer.program)
-            self._fed = loop.fed
-        return self._observer
+            self._lookout, self._program = Lookout(observer, self.every), program
+            self._suspects = Suspects(observer.spots, self.thresholds)
+        loop.fed(self._lookout.observer.program)
+        return self._lookout.watch
 
-    def _alive(self, look: Look) -> Array:
-        """Units of all ReLUs that gave something at one of the last looks."""
-        if self._silent is None or len(self._silent) != len(look.active):
-            self._silent = 0 * look.active
-        self._silent += 1
-        self._silent[look.active] = 0
-        alive: Array = self._silent < self.window
+    def _take_looks(self, *, at_once: bool = False) -> None:
+        """Keep the looks that were made; warn, and write to TensorBoard."""
+        lookout = self._lookout
+        looks = None if lookout is None else lookout.take(at_once=at_once)
+        if looks is None:
+            return
+        assert lookout is not None
+        looks = looks._replace(active=self._alive(looks.active))
+        first = self._ends[-1] if self._ends else 0
+        self._looks.append((lookout.observer.spots, looks))
+        self._ends.append(first + len(looks.steps))
+        suspected = self._suspects.kinds(looks)
+        told = np.ones(len(looks.steps), bool)
+        if not self._boards:
+            new = suspected.keys() - self.warned
+            told = np.logical_or.reduce([suspected[kind] for kind in new])
+        for i in np.flatnonzero(told).tolist():
+            kinds = {kind for kind, at in suspected.items() if at[i]} - self.warned
+            if kinds or self._boards:
+                self._tell(int(looks.steps[i]), self._report(first + i), kinds)
+
+    def _alive(self, active: Array) -> Array:
+        """Units of all ReLUs that gave something at one of the last looks, (looks, units)."""
+        if self._silent is None or len(self._silent) != active.shape[1]:
+            self._silent = np.zeros(active.shape[1], np.int64)
+        turn = np.arange(1, len(active) + 1)[:, None]
+        last = np.maximum.accumulate(np.where(active, turn, -self._silent), axis=0)
+        silent = turn - last
+        self._silent = silent[-1]
+        alive: Array = silent < self.window
         return alive
 
-    def _tell(self, step: int, suspected: set[str]) -> None:
+    def _tell(self, step: int, report: HealthReport, suspected: set[str]) -> None:
         """Warn of what is found for the first time; write to TensorBoard."""
-        report = self.report
-        assert report is not None
         for finding in report.findings:
             if finding.kind in suspected:
                 self.warned.add(finding.kind)
@@ -182,15 +187,24 @@ class GradientMonitor(Callback):
     # What it has seen.
 
     @property
+    def steps(self) -> list[int]:
+        """Steps that it looked at."""
+        self._take_looks(at_once=True)
+        return [step for _, looks in self._looks for step in looks.steps.tolist()]
+
+    @property
     def report(self) -> HealthReport | None:
         """What `minidl.diagnose` would return of the last look; None before the first."""
-        return self._report(-1) if self._looks else None
+        self._take_looks(at_once=True)
+        return self._report(self._ends[-1] - 1) if self._looks else None
 
     def _report(self, index: int) -> HealthReport:
         from minidl.health import HealthReport
         from minidl.observation import layers_of
 
-        spots, look = self._looks[index]
+        part = int(np.searchsorted(self._ends, index, side="right"))
+        spots, looks = self._looks[part]
+        look = looks.at(index - self._ends[part])  # from the end
         return HealthReport(layers_of(spots, look), look.rows, look.loss, self.thresholds)
 
     def to_pandas(self) -> Any:
@@ -222,8 +236,9 @@ class GradientMonitor(Callback):
         """
         from minidl.plotting_health import draw_looks
 
-        layers = [self._report(i).layers for i in range(len(self.steps))]
-        return draw_looks(self.steps, layers, figsize)
+        steps = self.steps
+        layers = [self._report(i).layers for i in range(len(steps))]
+        return draw_looks(steps, layers, figsize)
 
     def state(self) -> dict[str, Any]:
         """The kinds of which it has warned."""

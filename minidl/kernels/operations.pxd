@@ -53,6 +53,7 @@ cdef enum Kind:
     EMBEDDING_GRADIENT   # dtable dy x      fields size categories ldx ldy ldt
     LOOK            # sums x largest    columns ld distance largest_ld counts   a low, b high
     MOVE            # sums before after gradient                   count distance blocks
+    LOOK_TOTAL      # record sums largest                          count blocks largest_ld
 
 cdef enum:
     POINTERS = 8
@@ -86,6 +87,21 @@ cdef struct Segment:        # memory that is copied at the start of an epoch
     char* copy
     Py_ssize_t size
     bint real               # elements of the program's type, checked for NaN and infinity
+
+cdef struct State
+
+cdef struct Watch:          # a program that looks at the steps of another, every so many of them
+    State* state            # its operations from `update_from` on come when the step is made
+    Py_ssize_t every
+    const Segment* copies   # what it copies before it looks
+    Py_ssize_t copy_count
+    const double* record    # what its last operation leaves
+    Py_ssize_t width        # of the record; its elements from `moved` to `stop` are of the update
+    Py_ssize_t moved, stop
+    double* log             # (room, 3 + width): step, rows, loss, record
+    Py_ssize_t room
+    Py_ssize_t* entered     # rows of the log, which Python takes away
+    bint waits              # it has looked, and waits for the step to be made
 
 cdef struct State:
     # The program.
@@ -124,6 +140,8 @@ cdef struct State:
     uint64_t seed
     Segment* segments
     Py_ssize_t segment_count
+    Watch* watches
+    Py_ssize_t watch_count
     # Where the run is, and until when it runs: a step is an update, a tick a batch.
     Py_ssize_t epoch, batch, step, tick, last_epoch
     Py_ssize_t from_batch, from_step, from_tick     # the place at which the threads began

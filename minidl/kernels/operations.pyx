@@ -27,7 +27,7 @@ from minidl.kernels.simd cimport (
     TILE_ROWS, VECTOR_BYTES, f32v, f64v, lanes, require, splat_f32v, splat_f64v, vec,
 )
 from minidl.kernels.softmax cimport softmax_backward, softmax_forward
-from minidl.kernels.statistics cimport LOOKED, MOVED, block_sums, change_sums
+from minidl.kernels.statistics cimport LOOKED, MOVED, block_sums, change_sums, total_sums
 from minidl.kernels.threads cimport MAX_BLOCKS, Team, block_count, share, wait
 
 # The numbers of the operations, for the lowering.
@@ -43,7 +43,7 @@ KINDS = {
     "LAYERNORM": LAYERNORM, "LAYERNORM_BACKWARD": LAYERNORM_BACKWARD, "SOFTMAX": SOFTMAX,
     "SOFTMAX_BACKWARD": SOFTMAX_BACKWARD, "PRELU": PRELU, "PRELU_BACKWARD": PRELU_BACKWARD,
     "BLOCK_SUMS": BLOCK_SUMS, "EMBEDDING": EMBEDDING, "EMBEDDING_GRADIENT": EMBEDDING_GRADIENT,
-    "LOOK": LOOK, "MOVE": MOVE,
+    "LOOK": LOOK, "MOVE": MOVE, "LOOK_TOTAL": LOOK_TOTAL,
 }
 BLOCKS = MAX_BLOCKS
 VECTOR = VECTOR_BYTES
@@ -406,6 +406,8 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
             change_sums(<double*>o.p[0] + o.n[1] * b, <const vec*>o.p[1] + low,
                         <const vec*>o.p[2] + low, <const vec*>o.p[3] + low,
                         share(o.n[0], o.n[2], b + 1) - low)
+    elif o.kind == LOOK_TOTAL and team.rank == 0:
+        total_sums(<double*>o.p[0], <double*>o.p[1], <vec*>o.p[2], o.n[0], o.n[1], o.n[2])
     return 0
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 class Program:
@@ -50,6 +50,7 @@ class Program:
         ends: bool = True,
         chosen: int = 0,
     ) -> None: ...
+    def watch(self, watchers: Iterable[tuple[Any, ...]]) -> None: ...
     def seek(self, epoch: int, batch: int, step: int, tick: int) -> None: ...
     def position(self) -> tuple[int, int, int, int]: ...
     @property

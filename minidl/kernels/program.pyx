@@ -18,14 +18,15 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.math cimport isnan
+from libc.math cimport NAN, isnan
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memcpy
 
 from minidl.kernels.flat cimport finite_sum
 from minidl.kernels.operations cimport (
     DONE, DROP, GRADIENT_NOT_FINITE, GROUPS, LOSS_NOT_FINITE, MERGE, PARAMETERS_NOT_FINITE, PYTHON,
-    RUNNING, SOURCES, TIME_UP, Frame, Op, Segment, Source, State, execute_range, part_of_update,
+    RUNNING, SOURCES, TIME_UP, Frame, Op, Segment, Source, State, Watch, execute_range,
+    part_of_update,
 )
 from minidl.kernels.optimizer cimport NADAM, Optimizer, Rate, next_product, step_of
 from minidl.kernels.random cimport shuffle
@@ -178,8 +179,78 @@ cdef void set_part(const State* s, Frame* f, Py_ssize_t part, Team* team) noexce
 
 cdef inline bint limits_reached(const State* s, Py_ssize_t step) noexcept nogil:
     """True if no update may follow: those asked for are made, or the known rates are used up."""
-    return step >= s.last_step or (
+    return step >= s.last_step or logs_full(s) or (
         s.rates != NULL and step >= s.rates_first + s.rates_count)
+
+
+# Programs that look at a step: a pass over its batch with the weights before it, which are copied,
+# then what the step has made of these.
+
+cdef inline bint is_due(const Watch* w, const Frame* f) noexcept nogil:
+    """True if the step that the batch closes is one of those that are looked at."""
+    return f.closes and (f.step + 1) % w.every == 0
+
+
+cdef inline bint logs_full(const State* s) noexcept nogil:
+    """True if a log has no room for a look more than the one that waits."""
+    cdef Py_ssize_t k
+    for k in range(s.watch_count):
+        if s.watches[k].entered[0] + s.watches[k].waits >= s.watches[k].room:
+            return True
+    return False
+
+
+cdef void copy_watched(const Watch* w, Team* team) noexcept nogil:
+    """This thread's share of what is copied before a look."""
+    cdef Py_ssize_t i, low, high
+    cdef const Segment* part
+    for i in range(w.copy_count):
+        part = w.copies + i
+        low = share(part.size, team.size, team.rank)
+        high = share(part.size, team.size, team.rank + 1)
+        memcpy(part.copy + low, part.live + low, high - low)
+
+
+cdef void enter_look(Watch* w, const Frame* f, bint made) noexcept nogil:
+    """A row of the log; of an update that was not `made` there is nothing to say."""
+    cdef double* row = w.log + w.entered[0] * (3 + w.width)
+    cdef Py_ssize_t i
+    row[0] = f.step + 1
+    row[1] = batch_stop(w.state, f.batch) - f.batch * w.state.batch_size
+    row[2] = w.state.last_loss
+    memcpy(row + 3, w.record, w.width * sizeof(double))
+    if not made:
+        for i in range(w.moved, w.stop):
+            row[3 + i] = NAN
+    w.entered[0] += 1
+
+
+cdef void look(Watch* w, const Frame* of_step, Team* team) noexcept nogil:
+    """Go through the batch of a step before it is made."""
+    cdef State* s = w.state
+    cdef Frame f
+    cdef int status
+    copy_watched(w, team)
+    wait(team)
+    set_frame(s, &f, of_step.batch, of_step.step, of_step.tick, team)
+    status = execute_range(s, 0, s.update_from, &f, team)
+    while not status and f.part + 1 < f.parts:
+        wait(team)
+        set_part(s, &f, f.part + 1, team)
+        status = execute_range(s, 0, s.update_from, &f, team)
+    if team.rank == 0:
+        w.waits = not status
+    if status:
+        look_at_update(w, of_step, False, team)
+
+
+cdef void look_at_update(Watch* w, const Frame* of_step, bint made, Team* team) noexcept nogil:
+    """What remains to be done for a look when the step is made, or cannot be."""
+    cdef Frame f = of_step[0]
+    execute_range(w.state, w.state.update_from, w.state.count, &f, team)
+    if team.rank == 0:
+        enter_look(w, of_step, made)
+        w.waits = False
 
 
 cdef void train(void* context, Team* team) noexcept nogil:
@@ -195,7 +266,8 @@ cdef void train(void* context, Team* team) noexcept nogil:
     cdef Py_ssize_t batch = s.from_batch, step = s.from_step, tick = s.from_tick
     cdef Py_ssize_t batches = batch_count(s)
     cdef Py_ssize_t interval = 1, until_look = 1
-    cdef double look, looked = now()
+    cdef Py_ssize_t k
+    cdef double glance, looked = now()
     cdef int status
     f.product = s.product
     f.product_step = s.product_step
@@ -204,6 +276,9 @@ cdef void train(void* context, Team* team) noexcept nogil:
             begin_epoch(s, team)
             wait(team)
         set_frame(s, &f, batch, step, tick, team)
+        for k in range(s.watch_count):
+            if is_due(s.watches + k, &f):
+                look(s.watches + k, &f, team)
         status = execute_range(s, 0, s.update_from, &f, team)
         while not status and f.part + 1 < f.parts:
             wait(team)
@@ -228,15 +303,18 @@ cdef void train(void* context, Team* team) noexcept nogil:
                 s.status = TIME_UP
                 s.last_tick = tick
             elif f.closes and until_look <= 0:
-                look = now()
-                if look > s.deadline:
+                glance = now()
+                if glance > s.deadline:
                     s.status = TIME_UP
                     s.last_tick = tick
-                interval = min(2 * interval, 1024) if look - looked < 1e-3 else max(
+                interval = min(2 * interval, 1024) if glance - looked < 1e-3 else max(
                     interval // 2, 1)
                 until_look = interval
-                looked = look
+                looked = glance
         wait(team)
+        for k in range(s.watch_count):
+            if s.watches[k].waits:
+                look_at_update(s.watches + k, &f, True, team)
         if batch == 0:
             if s.ends:
                 check_parameters(s, team)
@@ -323,6 +401,7 @@ cdef class Program:
     cdef Pace pace
     cdef list calls
     cdef object keep, rates, array, dtype
+    cdef tuple watchers     # the programs that look at this one, and what they need kept alive
     cdef Py_ssize_t features, outputs, quick_rows
     cdef bint busy
 
@@ -364,10 +443,20 @@ cdef class Program:
         self.pace = Pace() if paced else None
         self.calls = list(calls)
         self.keep = keep
+        self.watchers = ()
 
     def __dealloc__(self):
         PyMem_Free(self.state.ops)
         PyMem_Free(self.state.segments)
+        self.free_watches()
+
+    cdef free_watches(self):
+        cdef Py_ssize_t k
+        for k in range(self.state.watch_count):
+            PyMem_Free(<void*>self.state.watches[k].copies)
+        PyMem_Free(self.state.watches)
+        self.state.watches = NULL
+        self.state.watch_count = 0
 
     cdef int team_size(self) noexcept:
         return min(self.threads, thread_limit())
@@ -458,6 +547,52 @@ cdef class Program:
         s.opens = opens
         s.ends = ends
         self.quick_rows = 0  # `quick` has data of its own
+
+    def watch(self, watchers):
+        """Let other programs look at some of the steps of this one, from the next run on.
+
+        Each is given as (program, every, copies, record, moved, log, entered): before each step
+        whose number is a multiple of `every` it copies (from, to, size) and goes through the batch
+        of that step, all operations before its `update_from`; the others when the step is made.
+        These leave a record, of which elements moved[0] to moved[1] - 1 are of the update. A row of
+        the log gets the step, the rows of its batch, their loss, and the record: `entered` counts
+        them, and a run ends where the log is full. Arrays are C-contiguous, float64 and intp.
+        Programs are made for as many threads as this one, and know the same data.
+        """
+        cdef Watch* w
+        cdef Segment* copies
+        cdef Py_ssize_t k, i
+        cdef Program program
+        if self.busy:
+            raise RuntimeError("this model is already running, in another thread or a callback")
+        self.free_watches()
+        self.watchers = tuple(watchers)
+        if not self.watchers:
+            return
+        self.state.watches = <Watch*>PyMem_Calloc(len(self.watchers), sizeof(Watch))
+        if self.state.watches == NULL:
+            raise MemoryError
+        for k, (program, every, parts, record, moved, log, entered) in enumerate(self.watchers):
+            w = self.state.watches + k
+            copies = <Segment*>PyMem_Calloc(max(len(parts), 1), sizeof(Segment))
+            if copies == NULL:
+                raise MemoryError
+            for i, (live, copy, size) in enumerate(parts):
+                copies[i].live = <char*><uintptr_t>live
+                copies[i].copy = <char*><uintptr_t>copy
+                copies[i].size = size
+            w.state = &program.state
+            w.every = every
+            w.copies = copies
+            w.copy_count = len(parts)
+            w.record = <const double*><uintptr_t>record.ctypes.data
+            w.width = len(record)
+            w.moved = moved[0]
+            w.stop = moved[1]
+            w.log = <double*><uintptr_t>log.ctypes.data
+            w.room = len(log)
+            w.entered = <Py_ssize_t*><uintptr_t>entered.ctypes.data
+            self.state.watch_count = k + 1
 
     def seek(self, Py_ssize_t epoch, Py_ssize_t batch, Py_ssize_t step, Py_ssize_t tick):
         """Go to a batch; `step` counts the updates made so far, `tick` the batches."""
@@ -564,6 +699,10 @@ cdef class Program:
         cdef Py_ssize_t i
         if self.busy:
             raise RuntimeError("this model is already running, in another thread or a callback")
+        for i in range(s.watch_count):
+            s.watches[i].waits = False  # of a step that was never made
+        if logs_full(s):
+            raise RuntimeError("a log of looks is full")
         epochs = min(epochs, 65536)
         s.epoch_loss = <double*>PyMem_Calloc(2 * max(epochs, 1), sizeof(double))
         if s.epoch_loss == NULL:
@@ -636,6 +775,7 @@ cdef class Program:
             if s.batch == 0 and s.opens:
                 begin_epoch(s, &alone)
             set_frame(s, &self.frame, s.batch, s.step, s.tick, &alone)
+            self.let_look()
             status = self.execute_frame(0, s.update_from)
             while not status and self.frame.part + 1 < self.frame.parts:
                 set_part(s, &self.frame, self.frame.part + 1, &alone)
@@ -645,6 +785,7 @@ cdef class Program:
             if status:
                 s.status = status
                 return
+            self.let_look_at_update()
             s.tick += 1
             s.step += self.frame.closes
             s.batch = 0 if s.batch + 1 == batch_count(s) else s.batch + 1
@@ -656,6 +797,35 @@ cdef class Program:
             if s.status == RUNNING and self.frame.closes and (
                     limits_reached(s, s.step) or now() > s.deadline):
                 s.status = TIME_UP
+
+    cdef let_look(self):
+        """As `look`, of all that watch."""
+        cdef Watch* w
+        cdef Program program
+        cdef Team alone
+        cdef Py_ssize_t k
+        alone.rank = 0
+        alone.size = 1
+        for k in range(self.state.watch_count):
+            w, program = self.state.watches + k, self.watchers[k][0]
+            if is_due(w, &self.frame):
+                copy_watched(w, &alone)
+                w.waits = not program.visit(self.frame.batch, self.frame.step, self.frame.tick)
+                if not w.waits:
+                    program.execute_frame(w.state.update_from, w.state.count)
+                    enter_look(w, &self.frame, False)
+
+    cdef let_look_at_update(self):
+        """As `look_at_update`, of all that watch."""
+        cdef Watch* w
+        cdef Program program
+        cdef Py_ssize_t k
+        for k in range(self.state.watch_count):
+            w, program = self.state.watches + k, self.watchers[k][0]
+            if w.waits:
+                program.execute_frame(w.state.update_from, w.state.count)
+                enter_look(w, &self.frame, True)
+                w.waits = False
 
     def execute(self, Py_ssize_t low, Py_ssize_t high, Py_ssize_t rows, Py_ssize_t step=0):
         """Execute operations low to high - 1 once, on a batch of `rows` rows."""

@@ -9,3 +9,5 @@ cdef void block_sums(double* sums, vec* largest, const vec* x, Py_ssize_t first,
                      ) noexcept nogil
 cdef void change_sums(double* sums, const vec* before, const vec* after, const vec* gradient,
                       Py_ssize_t n) noexcept nogil
+cdef void total_sums(double* record, double* sums, vec* largest, Py_ssize_t n, Py_ssize_t blocks,
+                     Py_ssize_t ld) noexcept nogil

@@ -11,7 +11,7 @@ and of a parameter w, with its gradient g and what an update has made of it:
 
 Sums are in double precision, each lane by itself and then the lanes in pairs: the squares of a
 gradient that vanishes are less than float32 can hold. They are kept per block; those of a matrix
-are added to what is there, so that one batch may follow another.
+are added to what is there, so that one batch may follow another, until their total is taken.
 Memory traffic: each element is read once.
 """
 
@@ -102,3 +102,33 @@ cdef void change_sums(
     sums[0] = sum_f64v(own)
     sums[1] = sum_f64v(moved)
     sums[2] = sum_f64v(by_gradient)
+
+
+cdef void total_sums(
+    double* record,     # OUT (n + ld * lanes,): totals; 1 where an element of `largest` is not 0
+    double* sums,       # IN (blocks, n); OUT 0
+    vec* largest,       # IN (blocks, ld) in vectors; OUT 0
+    Py_ssize_t n, Py_ssize_t blocks, Py_ssize_t ld,
+) noexcept nogil:
+    cdef Py_ssize_t i, b
+    cdef vec zero
+    for i in range(n):
+        record[i] = 0.0
+    for b in range(blocks):
+        for i in range(n):
+            record[i] += sums[b * n + i]
+            sums[b * n + i] = 0.0
+    if ld == 0:
+        return
+    zero = splat(largest[0], 0.0)
+    for b in range(1, blocks):
+        for i in range(ld):
+            largest[i] = vmax(largest[b * ld + i], largest[i])
+            largest[b * ld + i] = zero
+    for i in range(ld * lanes(zero)):
+        if vec is f32v:
+            record[n + i] = (<const float*>largest)[i] > 0.0
+        else:
+            record[n + i] = (<const double*>largest)[i] > 0.0
+    for i in range(ld):
+        largest[i] = zero

@@ -77,7 +77,8 @@ class Plan:
     `observed`: every value and every gradient of one is there to be looked at when all operations
     have run. Nothing is fused, and no buffer is written twice; the numbers are the same.
     `compact`: buffers that are not needed at the same time share memory; what they held is gone
-    when the operations have run. `checkpoint` is that of `Trainer`, of a compact plan.
+    when the operations have run. `checkpoint` is that of `Trainer`, of a compact plan. `threads`:
+    the most that run it; by default as many as have enough to do.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Plan:
         observed: bool = False,
         compact: bool = False,
         checkpoint: int | str | None = None,
+        threads: int | None = None,
     ) -> None:
         self.observed, self.compact = observed, compact
         self.graph = graph = Graph(model, in_features, training, split_input)
@@ -107,7 +109,7 @@ class Plan:
         # Where several ranks train: sums of the loss over an update of this one; rows of all.
         self.sums, self.rows_of_all = np.zeros(SUMS), np.zeros(1, np.int64)
         self.work = self._work()
-        self.threads = self._threads(WORK_PER_THREAD)
+        self.threads = self._threads(WORK_PER_THREAD) if threads is None else threads
         self.operations: list[Operation] = []
         self.update_from: int | None = None  # the operation with which the update begins
         self.calls: list[Callable[[int], bool | None]] = []
@@ -530,8 +532,7 @@ class Plan:
         threads = self.threads
         if paced and (saved is None or self.calls):
             paced = False
-            sure = SURE_WORK_PER_THREAD if self.observed else UNTRIED_WORK_PER_THREAD
-            threads = self._threads(sure)  # one look now and then, beside threads that train
+            threads = min(self.threads, self._threads(UNTRIED_WORK_PER_THREAD))
         if not self.size:
             self.place()
         state = None if self.updates is None else self.updates.state
