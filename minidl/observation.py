@@ -20,7 +20,7 @@ from minidl.health import NAN, LayerHealth, Thresholds
 from minidl.kernels.operations import BLOCKS, LOOK_SUMS, MOVE_SUMS, VECTOR, block_edges
 from minidl.layers import LeakyReLU, ReLU, Sigmoid, Tanh
 from minidl.layers.base import Layer
-from minidl.lowering import Buffer, Node, Plan, Value
+from minidl.lowering import Buffer, Node, Operation, Plan, Value
 from minidl.memory import Array, address, allocate
 
 if TYPE_CHECKING:
@@ -143,6 +143,7 @@ class Observer:
             training=training,
             split_input=True,
             observed=True,
+            compact=True,
             threads=threads,
         )
         plan.batch(loss)
@@ -171,18 +172,22 @@ class Observer:
         self.record = _zeros(np.float64, values + moves + lanes)
         self.sums = sums = _zeros(np.float64, blocks, values + moves)
         self.largest = largest = _zeros(plan.dtype, blocks, lanes)
-        plan.barrier()
-        for i, looked in enumerate(self._looked):
-            buffer = looked.buffer
-            most = 0 if looked.units is None else address(largest) + looked.units * VECTOR
-            plan.emit(
-                "LOOK",
-                [address(sums[0, LOOK_SUMS * i :]), buffer, most],
-                [buffer.columns, plan.ld(buffer.columns), values + moves, self._unit_vectors,
-                 int(looked.counts)],
-                a=looked.low, b=looked.high,
-            )  # fmt: skip
-        plan.emit("LOSS_TOTAL", [plan.partial], [])  # may end the pass
+        passes, plan.operations = plan.operations, []
+        looks = self._looks_behind(passes)
+        for k, operation in enumerate(passes):
+            plan.operations.append(operation)
+            for i in looks.get(k, ()):
+                looked = self._looked[i]
+                buffer = looked.buffer
+                most = 0 if looked.units is None else address(largest) + looked.units * VECTOR
+                plan.emit(
+                    "LOOK",
+                    [address(sums[0, LOOK_SUMS * i :]), buffer, most],
+                    [buffer.columns, plan.ld(buffer.columns), values + moves,
+                     self._unit_vectors, int(looked.counts)],
+                    a=looked.low, b=looked.high,
+                )  # fmt: skip
+        plan.total()  # may end the pass
         plan.update_from = len(plan.operations)
         for i, (own, other) in enumerate(self.parameters):
             pointers = [
@@ -196,6 +201,22 @@ class Observer:
         plan.emit("LOOK_TOTAL", [address(self.record), address(sums), address(largest)], sizes)
         plan.keep += [self.record, sums, largest, self.store.gradients]
         plan.keep += [other.store.values for _, other in self.parameters]
+
+    def _looks_behind(self, passes: Sequence[Operation]) -> dict[int, list[int]]:
+        """What is looked at behind which operation: the last that writes to the buffer.
+
+        It is still in cache then, and a thread looks at the rows that it has written itself; those
+        of others are there behind the barrier that follows such an operation.
+        """
+        written: dict[Buffer, int] = {}
+        for k, (kind, _, _, _, pointers, _) in enumerate(passes):
+            for pointer in pointers if kind == "PYTHON" else pointers[:1]:
+                if isinstance(pointer, Buffer):
+                    written[pointer] = k + (passes[k + 1][0] == "BARRIER")
+        looks: dict[int, list[int]] = {}
+        for i, looked in enumerate(self._looked):
+            looks.setdefault(written[looked.buffer], []).append(i)
+        return looks
 
     # What is looked at.
 

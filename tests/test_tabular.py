@@ -100,13 +100,13 @@ def test_few_values_are_the_edges_and_a_frequent_one_leaves_bins_for_others():
     assert TabularEncoder(n_bins=10).fit(x[:, None]).n_dense_ == 1
 
 
-def test_automatic_bins_share_256_columns():
+def test_automatic_bins_share_256_columns_or_one_for_four_rows():
     rng = np.random.default_rng(0)
     widths = [
         TabularEncoder().fit(rng.normal(size=(rows, columns))).columns_[0].width - 1
-        for rows, columns in [(3000, 2), (3000, 20), (3000, 300), (100, 2)]
+        for rows, columns in [(3000, 2), (3000, 20), (3000, 300), (100, 2), (400, 20), (400, 30)]
     ]
-    assert widths == [48, 12, 4, 10]
+    assert widths == [48, 12, 4, 10, 5, 4]
 
 
 def test_what_is_missing_is_zero_and_marked():
@@ -364,6 +364,16 @@ def test_the_network_has_embeddings_beside_numbers_and_rates_by_fan_in():
             "4.bias": 0.004,
         }
     )
+
+
+@pytest.mark.parametrize(("rows", "width"), [(999, 64), (1000, 128)])
+def test_tables_of_few_rows_have_small_layers(rows, width):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, 3))
+    model = TabularRegressor(n_models=2, max_iter=1, random_state=0).fit(X, X[:, 0])
+    widths = [layer.out_features for _, layer in model.models_[0].layers()
+              if isinstance(layer, minidl.Linear)]  # fmt: skip
+    assert widths == [width, width, 1]
 
 
 def test_first_weights_keep_the_size_of_what_goes_through():
@@ -654,6 +664,7 @@ def test_a_failed_fit_changes_nothing(monkeypatch):
         ({"n_bins": -1}, "n_bins"),
         ({"hidden_layer_sizes": 8.0}, "hidden_layer_sizes: expected a size or a list"),
         ({"hidden_layer_sizes": None}, "hidden_layer_sizes: expected a size or a list"),
+        ({"hidden_layer_sizes": "big"}, "hidden_layer_sizes"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -155,7 +155,7 @@ def train(
         str | None,
         typer.Option(
             metavar="WIDTHS",
-            help="Widths of the hidden layers; '' for none.  [default: 256,64; of a table 128,128]",
+            help="Widths of the hidden layers; '' for none.  [default: 256,64; of a table by rows]",
         ),
     ] = None,
     seed: Annotated[

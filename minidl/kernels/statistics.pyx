@@ -26,17 +26,22 @@ cdef enum:
 
 
 cdef inline void add_squares(f64v* total, f64v* square, const vec* x) noexcept nogil:
-    """The elements of a vector, and their squares, to sums in double precision."""
+    """The elements of a vector, and their squares, to sums in double precision, two of each.
+
+    A sum waits for the one before: the halves of a vector have one each.
+    """
     cdef f64v e
     if vec is f32v:
         e = widen(<const char*>x)
         total[0] = total[0] + e
         square[0] = fma_f64v(e, e, square[0])
         e = widen(<const char*>x + sizeof(vec) // 2)
+        total[1] = total[1] + e
+        square[1] = fma_f64v(e, e, square[1])
     else:
         e = x[0]
-    total[0] = total[0] + e
-    square[0] = fma_f64v(e, e, square[0])
+        total[0] = total[0] + e
+        square[0] = fma_f64v(e, e, square[0])
 
 
 cdef inline void count(vec* zeros, vec* outside, vec v, vec low, vec high, vec one
@@ -57,18 +62,21 @@ cdef void block_sums(
     bint counts,        # False: sums alone
 ) noexcept nogil:
     cdef Py_ssize_t i, j, whole = columns // lanes(x[0]), width = vectors(x[0], columns)
-    cdef f64v total = splat_f64v(0.0), square = splat_f64v(0.0)
+    cdef f64v total[2]
+    cdef f64v square[2]
     cdef vec zero = splat(x[0], 0.0), one = splat(x[0], 1.0)
     cdef vec below = splat(x[0], low), above = splat(x[0], high)
     cdef vec zeros = zero, outside = zero, v
     cdef const vec* row
+    for i in range(2):
+        total[i] = square[i] = splat_f64v(0.0)
     for i in range(first, last):
         row = x + i * ld
         for j in range(whole):
-            add_squares(&total, &square, row + j)
+            add_squares(total, square, row + j)
         if whole < width:
             v = within(row[whole], whole, columns)
-            add_squares(&total, &square, &v)
+            add_squares(total, square, &v)
         if not counts:
             continue
         for j in range(whole):
@@ -82,8 +90,8 @@ cdef void block_sums(
         if largest != NULL:
             for j in range(width):
                 largest[j] = vmax(vabs(row[j]), largest[j])
-    sums[0] += sum_f64v(total)
-    sums[1] += sum_f64v(square)
+    sums[0] += sum_f64v(total[0] + total[1])
+    sums[1] += sum_f64v(square[0] + square[1])
 
 
 cdef void change_sums(
@@ -91,17 +99,22 @@ cdef void change_sums(
     const vec* before, const vec* after, const vec* gradient,   # IN (n,) in vectors
     Py_ssize_t n,
 ) noexcept nogil:
-    cdef f64v unused = splat_f64v(0.0), own = unused, moved = unused, by_gradient = unused
+    cdef f64v unused[2]
+    cdef f64v own[2]
+    cdef f64v moved[2]
+    cdef f64v by_gradient[2]
     cdef Py_ssize_t i
     cdef vec difference
+    for i in range(2):
+        unused[i] = own[i] = moved[i] = by_gradient[i] = splat_f64v(0.0)
     for i in range(n):
         difference = after[i] - before[i]  # exact where they are near each other
-        add_squares(&unused, &own, before + i)
-        add_squares(&unused, &moved, &difference)
-        add_squares(&unused, &by_gradient, gradient + i)
-    sums[0] = sum_f64v(own)
-    sums[1] = sum_f64v(moved)
-    sums[2] = sum_f64v(by_gradient)
+        add_squares(unused, own, before + i)
+        add_squares(unused, moved, &difference)
+        add_squares(unused, by_gradient, gradient + i)
+    sums[0] = sum_f64v(own[0] + own[1])
+    sums[1] = sum_f64v(moved[0] + moved[1])
+    sums[2] = sum_f64v(by_gradient[0] + by_gradient[1])
 
 
 cdef void total_sums(

@@ -7,7 +7,7 @@
 """
 
 from minidl.lowering.graph import Graph, Node, Value
-from minidl.lowering.placement import Buffer
+from minidl.lowering.placement import Buffer, Operation
 from minidl.lowering.plan import Plan, Updates
 from minidl.lowering.programs import (
     BatchProgram,
@@ -19,6 +19,6 @@ from minidl.lowering.programs import (
 )
 
 __all__ = [
-    "BatchProgram", "Buffer", "Graph", "LayerProgram", "Node", "Plan", "Updates", "Value",
-    "check_rows", "feed", "mode", "signature",
+    "BatchProgram", "Buffer", "Graph", "LayerProgram", "Node", "Operation", "Plan", "Updates",
+    "Value", "check_rows", "feed", "mode", "signature",
 ]  # fmt: skip

@@ -74,8 +74,8 @@ class Updates(NamedTuple):
 class Plan:
     """Operations and buffers for one use of a model.
 
-    `observed`: every value and every gradient of one is there to be looked at when all operations
-    have run. Nothing is fused, and no buffer is written twice; the numbers are the same.
+    `observed`: every value and every gradient of one has a buffer to be looked at, behind the last
+    operation that writes to it. Nothing is fused; the numbers are the same.
     `compact`: buffers that are not needed at the same time share memory; what they held is gone
     when the operations have run. `checkpoint` is that of `Trainer`, of a compact plan. `threads`:
     the most that run it; by default as many as have enough to do.
@@ -179,7 +179,7 @@ class Plan:
         """
         given = sum(self.ld(node.y.columns) for node in self.graph.nodes) * VECTOR * self.rows
         updated_at_once = self.updates is not None and self.updates.fused
-        counts = given >= LARGE or len(self.segments) > 1
+        counts = (given >= LARGE and not self.observed) or len(self.segments) > 1
         return self.compact and counts and not (updated_at_once and self.in_python)
 
     @property

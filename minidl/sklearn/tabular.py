@@ -34,6 +34,8 @@ from minidl.sklearn.tabular_network import (
 if TYPE_CHECKING:
     from minidl.distributed import Ranks
 
+SMALL, LARGE = 64, 128  # units of a hidden layer, if `hidden_layer_sizes` is "auto"
+FEW_ROWS = 1000  # fewer have small layers
 BATCH = (16, 256)  # least and most rows of a batch, if `batch_size` is "auto"
 STEPS = 40  # steps an epoch that it aims at then
 
@@ -60,7 +62,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
     def __init__(
         self,
         n_models: int = 4,
-        hidden_layer_sizes: int | Sequence[int] = (128, 128),
+        hidden_layer_sizes: int | Sequence[int] | str = "auto",
         activation: str = "silu",
         dropout: float = 0.0,
         *,
@@ -221,8 +223,11 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
     def _recipe(self, rows: int) -> Recipe:
         """The parameters, checked, as they are for so many rows."""
         given: Any = self.hidden_layer_sizes
+        if isinstance(given, str):
+            checks.one_of(given, ("auto",), "hidden_layer_sizes")
+            given = [SMALL if rows < FEW_ROWS else LARGE] * 2
         given = [given] if isinstance(given, (int, np.integer)) else given
-        if not isinstance(given, (Sequence, np.ndarray)) or isinstance(given, str):
+        if not isinstance(given, (Sequence, np.ndarray)):
             raise ValueError(
                 f"hidden_layer_sizes: expected a size or a list of sizes, got {given!r}"
             )
@@ -318,9 +323,10 @@ class TabularClassifier(ClassifierMixin, _Tabular):
     ----------
     n_models : int, default 4
         Networks. More give better results and take longer.
-    hidden_layer_sizes : int or sequence of int, default (128, 128)
+    hidden_layer_sizes : int, sequence of int or "auto", default "auto"
         Units of the hidden layers; of at most four different sizes. A layer as wide as the one
-        before is a residual block: it adds to its input.
+        before is a residual block: it adds to its input. "auto": (64, 64) for fewer than 1000 rows,
+        else (128, 128).
     activation : str, default "silu"
         Of the hidden layers: the name of any activation of minidl.
     dropout : float in [0, 1), default 0
@@ -463,9 +469,10 @@ class TabularRegressor(RegressorMixin, _Tabular):
     ----------
     n_models : int, default 4
         Networks. More give better results and take longer.
-    hidden_layer_sizes : int or sequence of int, default (128, 128)
+    hidden_layer_sizes : int, sequence of int or "auto", default "auto"
         Units of the hidden layers; of at most four different sizes. A layer as wide as the one
-        before is a residual block: it adds to its input.
+        before is a residual block: it adds to its input. "auto": (64, 64) for fewer than 1000 rows,
+        else (128, 128).
     activation : str, default "silu"
         Of the hidden layers: the name of any activation of minidl.
     dropout : float in [0, 1), default 0

@@ -16,7 +16,8 @@ from minidl import checks
 from minidl.memory import Array
 from minidl.sklearn.tabular_columns import Column, Columns, as_numbers, is_number
 
-COLUMNS = 256  # of the piecewise-linear encodings of all numeric columns, if `n_bins` is "auto"
+COLUMNS = 256  # of the piecewise-linear encodings of all numeric columns, if `n_bins` is "auto";
+ROWS = 4  # but at least so many rows for each
 BINS = (4, 48)  # fewest and most of a column then
 CLIP = 3.0  # scaled numbers stay within this distance of the median
 FARTHEST = 1e300
@@ -155,8 +156,8 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         those of strings, of objects that are not numbers, and of a category dtype.
     n_bins : int or "auto", default "auto"
         Bins of the piecewise-linear encoding, between quantiles; 0: none. "auto": 256 for all
-        numeric columns together, at least 4 and at most 48 for one, and at most the square root of
-        the number of rows.
+        numeric columns together, or one for four rows if that is less; at least 4 and at most 48
+        for one column, and at most the square root of the number of rows.
     max_one_hot : int, default 12
         The most categories that one-hot columns are made of.
     min_frequency : int, default 2
@@ -365,7 +366,8 @@ class TabularEncoder(TransformerMixin, BaseEstimator):
         if isinstance(self.n_bins, str):
             checks.one_of(self.n_bins, ("auto",), "n_bins")
             most = min(BINS[1], math.isqrt(rows))
-            return min(max(COLUMNS // max(numeric, 1), BINS[0]), most)
+            columns = min(COLUMNS, rows // ROWS)
+            return min(max(columns // max(numeric, 1), BINS[0]), most)
         return checks.positive_int(self.n_bins, "n_bins", 0)
 
     def restore(
