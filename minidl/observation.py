@@ -115,8 +115,8 @@ class Observer:
         The model with the parameters that an update has left.
     training : bool
         The mode of all layers.
-    threads : int, optional
-        The most threads that run it; default: as many as have enough to do.
+    between : Plan, optional
+        Of the program between whose steps this one runs: with its threads, in its memory.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class Observer:
         after: Layer,
         *,
         training: bool = True,
-        threads: int | None = None,
+        between: Plan | None = None,
     ) -> None:
         self.live, self.model, self.after = model, deepcopy(model), after
         self.model.train(training)
@@ -144,7 +144,7 @@ class Observer:
             split_input=True,
             observed=True,
             compact=True,
-            threads=threads,
+            threads=None if between is None else between.threads,
         )
         plan.batch(loss)
         output = plan.forward()
@@ -158,7 +158,7 @@ class Observer:
         self.spots = self._spots()
         self.units = np.array(self._units, np.intp)
         self._emit()
-        self.program = plan.build()
+        self.program = plan.build(between=between)
 
     def _emit(self) -> None:
         """The operations that look, and those that come when the update is made."""

@@ -62,6 +62,8 @@ WAYS = {
     "clipped": ({"clip_grad_norm": 0.1}, {}),
     "clipped by value": ({"clip_grad_value": 0.01}, {}),
     "accumulated": ({"accumulate": 2}, {}),
+    "in parts": ({"micro_batch_size": 6}, {"last_batch": "drop"}),
+    "recomputed": ({"checkpoint": 2, "accumulate": 2}, {}),
     "averaged": ({"ema_decay": 0.9}, {}),
     "scheduled": ({"scheduler": minidl.OneCycleLR(0.01, total_steps=15)}, {}),
     "weighted": ({}, with_weights()),

@@ -136,7 +136,7 @@ class GradientMonitor(Callback):
             self._take_looks(at_once=True)
             observer = Observer(
                 model, program.plan.graph.input.columns, program.rows, loop.fed.keywords["loss"],
-                model, threads=program.plan.threads,
+                model, between=program.plan,
             )  # fmt: skip
             self._lookout, self._program = Lookout(observer, self.every), program
             self._suspects = Suspects(observer.spots, self.thresholds)

@@ -118,6 +118,7 @@ class Plan:
         self.buffers: list[Buffer] = []
         self.own: set[Buffer] = set()  # buffers that share memory with no other
         self.size = 0  # bytes of the workspace, once the buffers are placed
+        self.free = 0  # those at its beginning that buffers share
         self.workspace: Array = np.empty(0, np.uint8)
         self.data: dict[Value, Buffer] = {x: self.matrix(x.columns) for x in graph.inputs}
         self.own.update(self.data.values())  # their padding is never written
@@ -521,12 +522,19 @@ class Plan:
         self.pack = self.buffer(self.threads, 1, -(-pack_size // 64) * 64, own=True)
         own = self.own if self.compact else set(self.buffers)
         self.size = place(self.buffers, self.operations, self.threads, own)
+        self.free = min((buffer.offset for buffer in own), default=self.size)
 
-    def build(self, saved: Callable[[], list[tuple[Array, bool]]] | None = None) -> Program:
+    def build(
+        self,
+        saved: Callable[[], list[tuple[Array, bool]]] | None = None,
+        between: Plan | None = None,
+    ) -> Program:
         """Place the buffers and make the program.
 
         `saved` gives the arrays that are copied at the start of each epoch, and whether NaN is
-        looked for in them; None: the program is not run over epochs.
+        looked for in them; None: the program is not run over epochs. A program that runs `between`
+        the steps of another has its buffers where those of the other are in cache, and hold nothing
+        then; not where Python has views of them.
         """
         paced = WORK_PER_THREAD > 0 and self.work < self.threads * SURE_WORK_PER_THREAD
         threads = self.threads
@@ -542,10 +550,12 @@ class Plan:
         check_room(room, f"a program for batches of {self.rows} rows")
         self.workspace = allocate(self.size)
         base = address(self.workspace)
+        lent, free = (0, 0) if between is None or self.calls else between.lent()
 
         def resolve(pointer: Pointer) -> int:
             if isinstance(pointer, Buffer):
-                return base + pointer.offset
+                within = pointer not in self.own and pointer.offset + pointer.nbytes <= free
+                return (lent if within else base) + pointer.offset
             if pointer is None or isinstance(pointer, int):
                 return pointer or 0
             return pointer()
@@ -560,7 +570,7 @@ class Plan:
             (address(live), address(copy), live.nbytes, real)
             for (live, copy), (_, real) in zip(self.saved, segments, strict=True)
         ]
-        self.keep += [self.workspace, self.store.values, self.saved, self.names]
+        self.keep += [self.workspace, self.store.values, self.saved, self.names, between]
         self.program = Program(
             ops,
             self.calls,
@@ -576,6 +586,10 @@ class Plan:
             self.rows,
         )
         return self.program
+
+    def lent(self) -> tuple[int, int]:
+        """Where the memory begins that buffers share, and bytes of it: between steps it is free."""
+        return address(self.workspace), self.free
 
     def first_not_finite(self, batch: int, step: int, tick: int) -> str | None:
         """The first layer whose parameters are not finite; else whose output for a batch is not.
