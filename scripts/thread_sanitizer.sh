@@ -27,7 +27,7 @@ steady=()
 ! setarch -R true 2>/dev/null || steady=(setarch -R)
 
 # Left out: a test that evaluates a model while another thread trains it, which is a race by intent.
-(($#)) || set -- test_threads.py test_program.py test_products.py \
+(($#)) || set -- test_threads.py test_program.py test_products.py test_gradient_monitor.py \
   -k "not float64 and not cannot_train_with_one_trainer"
 mkdir "$work/away"
 cd "$work/away"

@@ -302,6 +302,34 @@ def test_many_threads():
     assert [tuple(map(repr, x)) for x in reports[0]] == [tuple(map(repr, x)) for x in reports[1]]
 
 
+@pytest.mark.parametrize("way", ["plain", "clipped", "accumulated", "in parts"])
+@dtypes
+def test_all_kinds_of_layers_on_any_number_of_threads(way, dtype):
+    """The same bits of the model, and the same looks; what is not looked at trains as it does."""
+    X, y = data(400)
+    X[:, 4] = np.arange(400) % 7
+    model = minidl.Sequential(
+        minidl.Parallel(minidl.Identity(), minidl.Embedding(7, 3), columns=[4, 1]),
+        minidl.Linear(7, 40), minidl.LayerNorm(40), minidl.PReLU(40), minidl.Dropout(0.2),
+        minidl.Residual(
+            minidl.Sequential(minidl.Linear(40, 40), minidl.BatchNorm1d(40), minidl.SiLU())
+        ),
+        minidl.Concat(minidl.Linear(40, 5), minidl.Sequential(minidl.Linear(40, 6), minidl.ReLU())),
+        minidl.Softmax(), minidl.PReLU(), minidl.Linear(11, 3), dtype=dtype, seed=0,
+    )  # fmt: skip
+    bits, looks = [], []
+    for n in (1, 2, 3):
+        for monitors in ([], [minidl.GradientMonitor(1)]):
+            own = copy.deepcopy(model)
+            with minidl.set_num_threads(n):
+                fit(own, way, *monitors, X=X, y=y, batch_size=64)
+            bits.append([a.tobytes() for a in own.state().values()])
+            looks += [[repr(m._report(i).layers) for i in range(len(m.steps))] for m in monitors]
+    assert len(looks[0]) >= 9
+    assert bits == bits[:1] * 6
+    assert looks == looks[:1] * 3
+
+
 def test_one_copy_serves_the_whole_training(monkeypatch):
     made = []
     plan = programs.Plan
