@@ -431,11 +431,10 @@ class Loop:
         due = [c.every - state.step % c.every for c in asking if c.every]
         before = state.step
         status, _, _ = program.run(epochs, SLICE, state, self.progress, min(due, default=0))
-        not_finite = status in ("loss", "parameters", "gradient")
-        for callback in self.watching:
-            callback._take_looks(at_once=not_finite)
-        if not_finite:
+        if status in ("loss", "parameters", "gradient"):
             self._not_finite(status)
+        for callback in self.watching:
+            callback._take_looks()
         if self._stops:
             self.trainer.stop_training = True
         if state.step > before:

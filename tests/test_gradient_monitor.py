@@ -487,6 +487,18 @@ def test_loss_that_is_not_finite():
     assert [x.kind for x in monitor.report.findings] == ["not finite"]
 
 
+def test_the_last_good_epoch_comes_back_though_warnings_are_errors():
+    trainer = minidl.Trainer(deep(minidl.ReLU, layers=2), "MSELoss", optimizer=minidl.SGD(1e15))
+    X, _ = data()
+    before = [array.copy() for array in trainer.model.state().values()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="an update is"):
+            trainer.fit(X, X[:, :3], batch_size=BATCH, callbacks=[minidl.GradientMonitor(1)])
+    assert trainer.step == 0
+    assert all(map(same_bits, before, trainer.model.state().values()))
+
+
 # What it shows.
 
 

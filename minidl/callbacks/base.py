@@ -82,8 +82,8 @@ class Callback:
         """What looks at the steps of the loop's program from within: see `Program.watch`."""
         return None
 
-    def _take_looks(self, *, at_once: bool = False) -> None:
-        """Take what it has seen, after a run; `at_once`, or when it is time."""
+    def _take_looks(self) -> None:
+        """Take what it has seen, after a run, if it is time."""
 
     def looks_at_steps(self) -> bool:
         """Whether `on_train_batch_end` is to be called at all."""
