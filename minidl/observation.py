@@ -199,7 +199,7 @@ class Observer:
         plan.emit("BARRIER", [], [])
         sizes = [values + moves, blocks, self._unit_vectors]
         plan.emit("LOOK_TOTAL", [address(self.record), address(sums), address(largest)], sizes)
-        plan.keep += [self.record, sums, largest, self.store.gradients]
+        plan.keep += [self.record, sums, largest, self.store.gradients, self.model]
         plan.keep += [other.store.values for _, other in self.parameters]
 
     def _looks_behind(self, passes: Sequence[Operation]) -> dict[int, list[int]]:
@@ -295,16 +295,16 @@ class Observer:
         """
         end = len(self.plan.operations)
         self.program.execute(self.plan.update_from or 0, end, 1)
-        return self.read(self.record.copy())
+        return self.read(self.record)
 
     def read(self, records: Array) -> tuple[Array, Array, Array]:
-        """Values, moves and active units that stand in a record, or in several."""
+        """Values, moves and active units that stand in a record, or in several: copies of them."""
         first, last = self.moved
         values, moves, active = np.split(records, self.moved, axis=-1)
         several = records.shape[:-1]
         return (
-            values.reshape(*several, first // LOOK_SUMS, LOOK_SUMS),
-            moves.reshape(*several, (last - first) // MOVE_SUMS, MOVE_SUMS),
+            values.reshape(*several, first // LOOK_SUMS, LOOK_SUMS).copy(),
+            moves.reshape(*several, (last - first) // MOVE_SUMS, MOVE_SUMS).copy(),
             active[..., self.units] > 0,
         )
 
@@ -350,7 +350,7 @@ class Lookout:
         log = self._log[:count].copy()
         self._count[0], self._taken = 0, now
         steps, rows = log[:, :2].astype(np.int64).T
-        return Looks(steps, rows, log[:, 2], *self.observer.read(log[:, 3:]))
+        return Looks(steps, rows, log[:, 2].copy(), *self.observer.read(log[:, 3:]))
 
 
 def layers_of(spots: Sequence[Spot], look: Look) -> list[LayerHealth]:

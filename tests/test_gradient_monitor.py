@@ -502,6 +502,22 @@ def test_the_last_good_epoch_comes_back_though_warnings_are_errors():
 # What it shows.
 
 
+def test_what_is_kept_of_a_look():
+    """As many bytes as the docstring says."""
+    monitor = minidl.GradientMonitor(1)
+    model = minidl.Sequential(
+        minidl.Linear(FEATURES, 512), minidl.ReLU(), minidl.Linear(512, 3), seed=0
+    )
+    fit(model, "plain", monitor, epochs=20)
+    owned = {}
+    for array in itertools.chain(*(looks for _, looks in monitor._looks)):
+        owner = array
+        while owner.base is not None:
+            owner = owner.base
+        owned[id(owner)] = owner.nbytes
+    assert sum(owned.values()) <= len(monitor.steps) * (3 * 110 + 512)
+
+
 def test_tensorboard(tmp_path):
     module = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monitor, board = minidl.GradientMonitor(4), minidl.TensorBoard(tmp_path)
