@@ -2,11 +2,14 @@
 
 import copy
 import itertools
+import signal
+import threading
 import warnings
 
 import numpy as np
 import pytest
 from helpers import dtypes, python, same_bits
+from test_interrupts import is_interrupted, moments, quiet  # noqa: F401
 
 import minidl
 from minidl.health import HealthReport, Thresholds
@@ -261,6 +264,76 @@ def test_it_is_asked_while_training_goes_on():
     assert seen == [([2, 4], BATCH), ([2, 4, 6, 8, 10], 6), ([2, 4, 6, 8, 10, 12, 14], BATCH)]
 
 
+def test_another_thread_asks_while_training_goes_on():
+    """It gets what was taken so far; no look is lost, none is there twice."""
+    monitor, ended, seen = minidl.GradientMonitor(1), threading.Event(), []
+
+    def ask():
+        while not ended.is_set():
+            seen.append(len(monitor.steps))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        X, y = data(20000)
+        fit(minidl.Linear(FEATURES, 3, seed=0), "plain", monitor, epochs=1, X=X, y=y, batch_size=4)
+    finally:
+        ended.set()
+        thread.join()
+    assert monitor.steps == list(range(1, 5001))
+    assert seen == sorted(seen)
+
+
+def test_an_interrupt_while_it_takes_looks(quiet):  # noqa: F811
+    """Those that it was about to take may be gone; all that it has is whole."""
+    moment, counts = 0, []
+
+    class Ask(minidl.Callback):
+        def on_train_batch_end(self, step, logs):
+            if step == 2 and moment == 0:
+                counts.append(moments(lambda: monitor.steps))
+            elif step == 2:
+                assert is_interrupted(lambda: monitor.steps, moment)
+
+    while moment == 0 or moment <= counts[0]:
+        monitor = minidl.GradientMonitor(1)
+        fit(network(), "plain", Ask(), monitor, epochs=1)
+        assert monitor.steps in ([1, 2, 3, 4, 5], [3, 4, 5])
+        names = [[x.name for x in monitor._report(i).layers] for i in range(len(monitor.steps))]
+        assert names == [[x.name for x in monitor.report.layers]] * len(monitor.steps)
+        moment += 1
+
+
+class Fails(minidl.Layer):
+    """The second forward pass fails: that of the step, behind the look."""
+
+    calls = 0
+
+    def forward(self, x):
+        Fails.calls += 1
+        if Fails.calls == 2:
+            raise ValueError("no")
+        return x
+
+    def backward(self, dy):
+        return dy
+
+
+def test_a_look_that_was_not_ended_is_forgotten(monkeypatch):
+    """Though the end of the training was interrupted."""
+    model = minidl.Sequential(minidl.Linear(FEATURES, 3), Fails(), seed=0)
+    monitor, trainer = minidl.GradientMonitor(1), minidl.Trainer(model, optimizer=minidl.SGD(0.0))
+    monkeypatch.setattr(Fails, "calls", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor, "on_train_end", lambda: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(*data(), batch_size=BATCH, callbacks=[monitor])
+    alone = minidl.GradientMonitor(1)
+    for one in (alone, monitor):
+        trainer.fit(*data(), batch_size=BATCH, shuffle=False, callbacks=[one])
+    assert str(monitor._report(0)) == str(alone._report(0))
+
+
 def test_the_next_training_is_not_looked_at():
     monitor = minidl.GradientMonitor(1)
     trainer, _ = fit(network(), "plain", monitor)
@@ -443,7 +516,7 @@ def test_no_finding_is_overlooked(activation):
         monitor = minidl.GradientMonitor(1)
         model = deep(activation, layers=4, init=lambda shape, r, s=scale: r.normal(0, s, shape))
         warned(model, monitor, optimizer=minidl.SGD(1e-3))
-        ((spots, looks),) = monitor._looks
+        ((spots, looks, _),) = monitor._looks
         for i in range(len(monitor.steps)):
             thresholds = Thresholds(*(10 ** rng.uniform([-3, 0, -2, -2, -4], [0, 3, 0, 0, 0])))
             layers = monitor._report(i).layers
@@ -510,7 +583,7 @@ def test_what_is_kept_of_a_look():
     )
     fit(model, "plain", monitor, epochs=20)
     owned = {}
-    for array in itertools.chain(*(looks for _, looks in monitor._looks)):
+    for array in itertools.chain(*(kept.looks for kept in monitor._looks)):
         owner = array
         while owner.base is not None:
             owner = owner.base

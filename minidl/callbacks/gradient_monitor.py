@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from _thread import get_ident
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from minidl.observation import Lookout, Looks, Spot
 
 
+class _Kept(NamedTuple):
+    """Looks that were taken at one time; how many there are with them."""
+
+    spots: list[Spot]
+    looks: Looks
+    end: int
+
+
 class GradientMonitor(Callback):
     """Look at activations, gradients and updates while training, and warn when they go wrong.
 
@@ -27,7 +36,8 @@ class GradientMonitor(Callback):
     masks, and all that `minidl.diagnose` reports is measured; the update is the one that the step
     then makes. (Where several batches make it, or several ranks, the batch is the last one here.)
     The compiled program does this by itself, and training gives the same bits. What it has seen
-    is kept, and warned of, a tenth of a second later at most, or when `report` or `steps` ask.
+    is kept, and warned of, a tenth of a second later at most, or when `report` or `steps` are asked
+    for, by a callback say; another thread that asks gets what is kept so far.
 
     A warning comes once of each kind: gradients vanish or explode from layer to layer, units of
     ReLU are dead, tanh or sigmoid saturate, updates are large. Beside a `TensorBoard` callback, it
@@ -37,8 +47,8 @@ class GradientMonitor(Callback):
     Parameters
     ----------
     every : int, default 100
-        Steps from look to look. Each look is kept: 56 bytes for a layer and one for a unit of ReLU,
-        or some more.
+        Steps from look to look. Each look is kept: some 110 bytes for a layer, and one for a unit
+        of ReLU.
     vanishing, exploding : float, default 1e-3 and 1e3
         Warn if the gradient at the output of the first layer with weights, over that at the last,
         is below the one or above the other.
@@ -101,12 +111,12 @@ class GradientMonitor(Callback):
         self._forget()
 
     def _forget(self) -> None:
-        self._looks: list[tuple[list[Spot], Looks]] = []
-        self._ends: list[int] = []  # looks up to each of these
+        self._looks: list[_Kept] = []
         self._silent: Array | None = None  # looks since each unit of ReLU gave something
         self._lookout: Lookout | None = None
         self._suspects: Any = None
         self._program: Any = None
+        self._thread = 0  # that trains
         self._boards: list[TensorBoard] = []
 
     def on_train_begin(self) -> None:
@@ -116,6 +126,7 @@ class GradientMonitor(Callback):
             if not self._resumed:
                 self.warned.clear()
         self._watched, self._resumed = self.trainer, False
+        self._lookout, self._thread = None, get_ident()
         self._boards = [c for c in self.trainer.callbacks if isinstance(c, TensorBoard)]
 
     def on_train_end(self) -> None:
@@ -146,14 +157,14 @@ class GradientMonitor(Callback):
     def _take_looks(self, *, at_once: bool = False) -> None:
         """Keep the looks that were made; warn, and write to TensorBoard."""
         lookout = self._lookout
-        looks = None if lookout is None else lookout.take(at_once=at_once)
+        if lookout is None or get_ident() != self._thread:
+            return  # the log is the compiled program's as long as it runs
+        looks = lookout.take(at_once=at_once)
         if looks is None:
             return
-        assert lookout is not None
         looks = looks._replace(active=self._alive(looks.active))
-        first = self._ends[-1] if self._ends else 0
-        self._looks.append((lookout.observer.spots, looks))
-        self._ends.append(first + len(looks.steps))
+        first = self._count
+        self._looks.append(_Kept(lookout.observer.spots, looks, first + len(looks.steps)))
         suspected = self._suspects.kinds(looks)
         told = np.ones(len(looks.steps), bool)
         if not self._boards:
@@ -187,24 +198,30 @@ class GradientMonitor(Callback):
     # What it has seen.
 
     @property
+    def _count(self) -> int:
+        """Looks that are kept."""
+        return self._looks[-1].end if self._looks else 0
+
+    @property
     def steps(self) -> list[int]:
         """Steps that it looked at."""
         self._take_looks(at_once=True)
-        return [step for _, looks in self._looks for step in looks.steps.tolist()]
+        return [step for kept in self._looks for step in kept.looks.steps.tolist()]
 
     @property
     def report(self) -> HealthReport | None:
         """What `minidl.diagnose` would return of the last look; None before the first."""
         self._take_looks(at_once=True)
-        return self._report(self._ends[-1] - 1) if self._looks else None
+        return self._report(self._count - 1) if self._looks else None
 
     def _report(self, index: int) -> HealthReport:
+        from bisect import bisect_right
+
         from minidl.health import HealthReport
         from minidl.observation import layers_of
 
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        spots, looks = self._looks[part]
-        look = looks.at(index - self._ends[part])  # from the end
+        spots, looks, end = self._looks[bisect_right(self._looks, index, key=lambda x: x.end)]
+        look = looks.at(index - end)  # from the end
         return HealthReport(layers_of(spots, look), look.rows, look.loss, self.thresholds)
 
     def to_pandas(self) -> Any:
