@@ -395,6 +395,39 @@ def fit(seed):
     return history.history["loss"], model.predict(X).tobytes()
 
 
+@pytest.mark.parametrize("micro_batch_size", [None, 70])
+@pytest.mark.parametrize("width", [16, 270])  # the wide layer is shared by columns
+def test_two_monitors_look_alike_on_all_numbers_of_threads(width, micro_batch_size):
+    """To the bit, with layers of all kinds; and training has the bits of one without them."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 140)).astype(np.float32)
+    X[:, 139:] = rng.integers(0, 5, (300, 1))
+    y = rng.integers(0, 3, 300)
+    found = []
+    for threads, monitored in [(1, False), (1, True), (2, True), (3, True)]:
+        first = minidl.Sequential(minidl.Linear(139, width), minidl.BatchNorm1d(width))
+        inner = minidl.Sequential(minidl.Linear(20, 20), minidl.PReLU(1))
+        model = minidl.Sequential(
+            minidl.Parallel(first, minidl.Embedding(5, 4), columns=[139, 1]), minidl.ReLU(),
+            minidl.LayerNorm(width + 4), minidl.Linear(width + 4, 20), minidl.Residual(inner),
+            minidl.Concat(minidl.Linear(20, 8), minidl.Dropout(0.3)), minidl.Tanh(),
+            minidl.Linear(28, 3), seed=0,
+        )  # fmt: skip
+        monitors = [minidl.GradientMonitor(n, window=1) for n in (1, 2)] if monitored else []
+        trainer = minidl.Trainer(model, micro_batch_size=micro_batch_size)
+        with minidl.set_num_threads(threads):
+            trainer.fit(X, y, epochs=2, batch_size=140, seed=0, callbacks=monitors)
+        looks = [
+            [tuple(map(repr, layer)) for layer in monitor._report(i).layers]
+            for monitor in monitors for i in range(len(monitor.steps))
+        ]  # fmt: skip
+        found.append((b"".join(a.tobytes() for a in model.state().values()), looks))
+    assert len({bits for bits, _ in found}) == 1
+    assert [len(looks) for _, looks in found] == [0, 9, 9, 9]
+    assert found[1][1] == found[2][1] == found[3][1]
+    assert found[1][1][6:] == found[1][1][1:6:2]
+
+
 def test_one_model_predicts_for_several_threads_at_once():
     rng = np.random.default_rng(0)
     model = minidl.Sequential(
