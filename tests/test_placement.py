@@ -26,8 +26,8 @@ def memory_counts(monkeypatch):
     """Share memory whatever it saves, and find NaN in it."""
     build = Plan.build
 
-    def poisoned(self, *arguments):
-        program = build(self, *arguments)
+    def poisoned(self, *arguments, **options):
+        program = build(self, *arguments, **options)
         if self.compact:
             for buffer in set(self.buffers) - self.own:
                 self.workspace[buffer.offset : buffer.offset + buffer.nbytes] = 0xFF
