@@ -751,3 +751,38 @@ def test_predictions_in_several_threads():
     finally:
         sys.setswitchinterval(interval)
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"clip_grad_norm": 0.1}, {"accumulate": 2}, {"micro_batch_size": 8},
+        {"clip_grad_norm": 0.1, "ema_decay": 0.9}, {"optimizer": minidl.Adam(0.01, groups=[
+            {"params": "0.*", "lr": 1e-3}]), "clip_grad_norm": 0.1},
+    ],
+    ids=repr,
+)  # fmt: skip
+@pytest.mark.parametrize("layers", [slice(1, 3), slice(0, 4, 2)], ids=["side by side", "apart"])
+def test_a_part_of_a_larger_model_trains_as_it_does_alone(options, layers):
+    """And nothing of the others: their gradients do not count, whatever stands there."""
+    rng = np.random.default_rng(0)
+    whole = minidl.Sequential(
+        *(layer for _ in range(2) for layer in (minidl.Linear(6, 6), minidl.PReLU(6))),
+        minidl.Linear(6, 2), dtype="float64", seed=0,
+    )  # fmt: skip
+    part = minidl.Sequential(*[whole[i] for i in range(5)][layers])
+    alone, before = copy.deepcopy(part), whole.state_dict()
+    X, y = rng.normal(size=(60, 6)), rng.normal(size=(60, 6))
+    whole.forward(X)
+    whole.backward(np.full((60, 2), 1e3))  # gradients of all
+    assert part.store() is whole.store()
+    assert alone.store() is not whole.store()
+    for model in (part, alone):
+        trainer = minidl.Trainer(model, "MSELoss", **copy.deepcopy(options))
+        trainer.fit(X, y, epochs=3, batch_size=16, seed=0)
+    for one, other in zip(part.parameters(), alone.parameters(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+    own = [whole[i] for i in range(5)][layers]
+    for name, value in whole.state_dict().items():
+        moved = whole[int(name.split(".")[0])] in own
+        assert moved != np.array_equal(value, before[name]), name

@@ -36,8 +36,8 @@ cdef enum Kind:
     # of LOSS: dz is the gradient of the mean over the rows of the update, or of their sum if `sum`
     LOSS            # dz z target label partial weight numbers     columns ld kind sum  a, b
     LOSS_TOTAL      # partial sums: NULL, or of the update, which another operation looks at
-    NORM            # partial g                                    count
-    CLIP            # partial                                                   a greatest norm
+    NORM            # partial g                                    count first
+    CLIP            # partial                                      count        a greatest norm
     UPDATE          # w g m                                        count group
     AVERAGE         # mean w                                       count first  a decay
     BARRIER

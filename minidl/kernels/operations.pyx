@@ -356,10 +356,10 @@ cdef int execute(vec like, State* s, const Op* o, Frame* f, Team* team) noexcept
         for b in range(share(MAX_BLOCKS, team.size, team.rank),
                        share(MAX_BLOCKS, team.size, team.rank + 1)):
             low = share(o.n[0], MAX_BLOCKS, b)
-            (<double*>o.p[0])[b] = squares(<const vec*>o.p[1] + low,
-                                           share(o.n[0], MAX_BLOCKS, b + 1) - low)
+            (<double*>o.p[0])[o.n[1] + b] = squares(
+                <const vec*>o.p[1] + low, share(o.n[0], MAX_BLOCKS, b + 1) - low)
     elif o.kind == CLIP:
-        return clip_norm(s, <const double*>o.p[0], o.a, f, team)
+        return clip_norm(s, <const double*>o.p[0], o.n[0], o.a, f, team)
     elif o.kind == AVERAGE:
         low = share(o.n[0], team.size, team.rank)
         high = share(o.n[0], team.size, team.rank + 1)
@@ -429,12 +429,12 @@ cdef void row_gradients(vec like, const Op* o, const Frame* f, Team* team) noexc
                                <const vec*>o.p[5], low, high, o.n[0], ld, o.n[2])
 
 
-cdef int clip_norm(State* s, const double* partial, double greatest, Frame* f, Team* team
-                   ) noexcept nogil:
+cdef int clip_norm(State* s, const double* partial, Py_ssize_t count, double greatest, Frame* f,
+                   Team* team) noexcept nogil:
     """CLIP: scale the update's gradient so that its norm is at most `greatest`."""
     cdef double norm, total = 0.0
     cdef Py_ssize_t i
-    for i in range(MAX_BLOCKS):
+    for i in range(count):
         total += partial[i]
     norm = sqrt(total) * f.update[0].scale
     if team.rank == 0:

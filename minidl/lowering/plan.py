@@ -324,22 +324,24 @@ class Plan:
             operation()
         if updates is None:
             return
-        count = self.store.trainable * self.dtype.itemsize // VECTOR
         if not updates.fused:
             self.update_from = len(self.operations)
             self.emit("BARRIER", [], [])
             if updates.ranks is not None:
                 self.call(partial(updates.ranks.sum_gradients, self), [])
             if updates.clip_norm:
-                squares = self.buffer(BLOCKS, 1, 8)
-                self.emit("NORM", [squares, lambda: address(self.store.gradients)], [count])
+                runs = self._runs(lambda parameter: 0)
+                squares = self.buffer(BLOCKS * len(runs), 1, 8)
+                for i, (first, count, _) in enumerate(runs):
+                    self.emit("NORM", [squares, self.stored_gradient(first)], [count, BLOCKS * i])
                 self.barrier()
-                self.emit("CLIP", [squares], [], a=updates.clip_norm)
-            for first, length, group in self._runs(updates):
-                self.emit_update(first, self.stored_gradient(first), length, group)
+                self.emit("CLIP", [squares], [BLOCKS * len(runs)], a=updates.clip_norm)
+            for first, count, group in self._runs(self.group):
+                self.emit_update(first, self.stored_gradient(first), count, group)
         state = updates.state
         if state.average is not None:
             self.barrier()
+            count = self.store.trainable * self.dtype.itemsize // VECTOR
             self.emit(
                 "AVERAGE",
                 [lambda: address(state.average), address(self.store.values)],
@@ -347,19 +349,22 @@ class Plan:
                 a=updates.ema_decay,
             )
 
-    def _runs(self, updates: Updates) -> Iterator[tuple[Parameter, int, int]]:
-        """Runs of trainable parameters of one group: the first, elements, the group."""
-        first, length, group = None, 0, 0
+    def _runs(self, group_of: Callable[[Parameter], int]) -> list[tuple[Parameter, int, int]]:
+        """Runs of trainable parameters of one group: the first, vectors, the group.
+
+        Where the model is a part of a larger one, others of that may lie between its own.
+        """
+        runs: list[tuple[Parameter, int, int]] = []
+        before = None  # the group of the parameter before, if it is the model's
         for parameter in self.store.parameters:
-            if parameter.trainable:
-                own = self.group(parameter)
-                if first is None or own != group:
-                    if first is not None:
-                        yield first, length, group
-                    first, length, group = parameter, 0, own
-                length += parameter.length(self.dtype.itemsize)
-        if first is not None:
-            yield first, length, group
+            own = parameter.trainable and id(parameter) in self.parameter_names
+            group = group_of(parameter) if own else None
+            if group is not None:
+                count = parameter.length(self.dtype.itemsize) * self.dtype.itemsize // VECTOR
+                first, length, _ = runs.pop() if group == before else (parameter, 0, 0)
+                runs.append((first, length + count, group))
+            before = group
+        return runs
 
     # Values and gradients, for the emitters.
 
@@ -428,15 +433,14 @@ class Plan:
     def update_parameter(self, parameter: Parameter, gradient: Pointer) -> None:
         """Update a parameter from its gradient, with the weight operations."""
         if self.updates_at_once:
-            length = parameter.length(self.dtype.itemsize)
+            count = parameter.length(self.dtype.itemsize) * self.dtype.itemsize // VECTOR
             group = self.group(parameter)
             self.weight_operations.append(
-                lambda: self.emit_update(parameter, gradient, length, group)
+                lambda: self.emit_update(parameter, gradient, count, group)
             )
 
-    def emit_update(self, first: Parameter, gradient: Pointer, length: int, group: int) -> None:
-        """Update so many elements from a parameter on."""
-        count = length * self.dtype.itemsize // VECTOR
+    def emit_update(self, first: Parameter, gradient: Pointer, count: int, group: int) -> None:
+        """Update so many vectors from a parameter on."""
         self.emit("UPDATE", [self.values(first), gradient, self.state(first)], [count, group])
 
     # Loss and data.
