@@ -146,6 +146,46 @@ def test_fit(data, tmp_path, small_blocks, quiet):  # noqa: F811
     assert interrupt_fit(data, tmp_path, 40) > 30
 
 
+class Stops(minidl.Layer):
+    """y = x, but that one of its calls ends with an interrupt, or an error."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls, self.last, self.error = 0, 0, KeyboardInterrupt
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == self.last:
+            raise self.error
+        return x
+
+    backward = forward
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}, {"micro_batch_size": 5}], ids=repr)
+def test_a_layer_in_python_ends_a_step(options, error):
+    """Running averages and sums of the loss go back to where the update began."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(60, 3)), rng.integers(0, 2, 60)
+    ends = []
+    for last in (0, 3, 4, 13, 14, 15, 16):
+        layer = Stops()
+        model = minidl.Sequential(
+            minidl.Linear(3, 4), minidl.BatchNorm1d(4), layer, minidl.Dropout(0.2),
+            minidl.Linear(4, 2), seed=0,
+        )  # fmt: skip
+        trainer = minidl.Trainer(model, **options)
+        layer.last, layer.error = last, error
+        if last:
+            with pytest.raises(error):
+                trainer.fit(X, y, epochs=3, batch_size=10, seed=0)
+        trainer.fit(X, y, epochs=3 - trainer.epoch, batch_size=10, seed=0)
+        state = {name: value.tolist() for name, value in model.state().items()}
+        ends.append((state, trainer.history.history))
+    assert ends == ends[:1] * 7
+
+
 @pytest.mark.soak
 @kinds
 def test_fit_at_every_moment(data, tmp_path, small_blocks, quiet):  # noqa: F811

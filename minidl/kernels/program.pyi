@@ -16,6 +16,7 @@ class Program:
         update_from: int | None = None,
         paced: bool = False,
         rows: int | None = None,
+        moving: Sequence[tuple[int, int, int]] = (),
     ) -> None: ...
     def set_optimizer(
         self,

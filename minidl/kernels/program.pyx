@@ -393,6 +393,8 @@ cdef class Program:
         Use the number of threads, up to that, which is found to be fastest; else all.
     rows : int, optional
         The most rows that the buffers have room for; default: any.
+    moving : sequence of (live, copy, size)
+        Memory that moves before the update: saved before each, brought back if Python code fails.
     """
 
     cdef State state
@@ -404,10 +406,12 @@ cdef class Program:
     cdef tuple watchers     # the programs that look at this one, and what they need kept alive
     cdef Py_ssize_t features, outputs, quick_rows
     cdef bint busy
+    cdef list moving        # (live, copy, size)
+    cdef State mark         # where the update that is under way began
 
     def __cinit__(self, ops, calls, Py_ssize_t itemsize, Py_ssize_t threads, uintptr_t pack,
                   Py_ssize_t pack_size, segments=(), keep=None, Py_ssize_t stride=0,
-                  update_from=None, bint paced=False, rows=None):
+                  update_from=None, bint paced=False, rows=None, moving=()):
         cdef Py_ssize_t i, j
         cdef Op* o
         self.state.ops = <Op*>PyMem_Calloc(max(len(ops), 1), sizeof(Op))
@@ -442,6 +446,7 @@ cdef class Program:
         self.threads = threads
         self.pace = Pace() if paced else None
         self.calls = list(calls)
+        self.moving = list(moving)
         self.keep = keep
         self.watchers = ()
 
@@ -716,7 +721,12 @@ cdef class Program:
         self.busy = True
         try:
             if self.calls:
-                self.run_with_python()
+                self.mark_update()
+                try:
+                    self.run_with_python()
+                except BaseException:  # an interrupt, too
+                    self.take_back()
+                    raise
             while s.status == RUNNING:  # as long as the pace is being tried
                 self.run_compiled()
             status = {TIME_UP: "time", DONE: "done", LOSS_NOT_FINITE: "loss",
@@ -775,6 +785,8 @@ cdef class Program:
             if s.batch == 0 and s.opens:
                 begin_epoch(s, &alone)
             set_frame(s, &self.frame, s.batch, s.step, s.tick, &alone)
+            if self.frame.fresh:
+                self.mark_update()
             self.let_look()
             status = self.execute_frame(0, s.update_from)
             while not status and self.frame.part + 1 < self.frame.parts:
@@ -797,6 +809,24 @@ cdef class Program:
             if s.status == RUNNING and self.frame.closes and (
                     limits_reached(s, s.step) or now() > s.deadline):
                 s.status = TIME_UP
+
+    cdef mark_update(self):
+        """Note where an update begins."""
+        self.mark = self.state
+        for live, copy, size in self.moving:
+            memcpy(<void*><uintptr_t>copy, <void*><uintptr_t>live, size)
+
+    cdef take_back(self):
+        """Go back to where the update began that is under way; nothing else has changed so far."""
+        cdef State* s = &self.state
+        s.batch = self.mark.batch
+        s.tick = self.mark.tick
+        s.loss_sum = self.mark.loss_sum
+        s.correct_sum = self.mark.correct_sum
+        s.weight_sum = self.mark.weight_sum
+        s.rows_sum = self.mark.rows_sum
+        for live, copy, size in self.moving:
+            memcpy(<void*><uintptr_t>live, <void*><uintptr_t>copy, size)
 
     cdef let_look(self):
         """As `look`, of all that watch."""

@@ -574,7 +574,8 @@ class Plan:
             (address(live), address(copy), live.nbytes, real)
             for (live, copy), (_, real) in zip(self.saved, segments, strict=True)
         ]
-        self.keep += [self.workspace, self.store.values, self.saved, self.names, between]
+        moved = [(live, live.copy()) for live in self.moving()]
+        self.keep += [self.workspace, self.store.values, self.saved, self.names, between, moved]
         self.program = Program(
             ops,
             self.calls,
@@ -588,8 +589,23 @@ class Plan:
             self.update_from,
             paced,
             self.rows,
+            [(address(live), address(copy), live.nbytes) for live, copy in moved],
         )
         return self.program
+
+    def counts(self) -> list[Array]:
+        """Batches that each BatchNorm has averaged over."""
+        return [
+            node.layer.num_batches_tracked.reshape(1)
+            for node in self.graph.nodes
+            if node.kind == "batchnorm"
+        ]
+
+    def moving(self) -> list[Array]:
+        """What moves in the forward pass of a training, if that may end in an error of Python's."""
+        if self.updates is None or not self.calls:
+            return []
+        return [self.store.values[self.store.trainable :], *self.counts()]
 
     def lent(self) -> tuple[int, int]:
         """Where the memory begins that buffers share, and bytes of it: between steps it is free."""

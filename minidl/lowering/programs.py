@@ -204,15 +204,7 @@ class BatchProgram:
         saved = [(plan.store.values, True), (state.moments, state.searched)]
         if state.average is not None:
             saved.append((state.average, True))
-        return saved + [(count, False) for count in self._counts()]
-
-    def _counts(self) -> list[Array]:
-        """Batches that each BatchNorm has averaged over."""
-        return [
-            node.layer.num_batches_tracked.reshape(1)
-            for node in self.plan.graph.nodes
-            if node.kind == "batchnorm"
-        ]
+        return saved + [(count, False) for count in plan.counts()]
 
     def memory(self) -> dict[str, int]:
         """Bytes of all that the program works on, by kind, the data left out.
@@ -232,8 +224,8 @@ class BatchProgram:
             asked = not updates.fused or plan.in_python
             memory["gradients"] = plan.store.vector_bytes if asked else plan.store.gradient_bytes
             memory["optimizer"] = updates.nbytes
-            counts = sum(count.nbytes for count in self._counts())
-            memory["saved"] = memory["parameters"] + memory["optimizer"] + counts
+            saved = [plan.store.values, *plan.counts(), *plan.moving()]
+            memory["saved"] = sum(array.nbytes for array in saved) + memory["optimizer"]
         return memory | {"workspace": plan.size}
 
     def kept(self) -> dict[Node, int]:
