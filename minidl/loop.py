@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 Tell: TypeAlias = "Callable[[int, dict[str, float]], None]"  # of epochs, and results
 
 SLICE = 0.1  # seconds of compiled code before Python looks after Ctrl-C and progress
+SOON = 0.1  # seconds until Python takes what was seen from within
 RATES = 65536  # updates whose rates are computed at once
 VALIDATION_ROWS = 1024  # of a batch of validation
 ORDER = "the order of the rows"  # in errors
@@ -129,6 +131,7 @@ class Loop:
         )  # fmt: skip
         self.begun = False
         self.watching: list[Callback] = []  # from within the program
+        self.taken = perf_counter()  # when what they have seen was, last
         self.entered = (-1, 0, NO_SUMS)  # epoch, batch and sums, if it was under way before
         self.resumes = False
         # Rates that are known: for which schedule and rate, from which update on.
@@ -433,8 +436,10 @@ class Loop:
         status, _, _ = program.run(epochs, SLICE, state, self.progress, min(due, default=0))
         if status in ("loss", "parameters", "gradient"):
             self._not_finite(status)
-        for callback in self.watching:
-            callback._take_looks()
+        if self.watching and (program.logs_full or perf_counter() > self.taken + SOON):
+            self.taken = perf_counter()
+            for callback in self.watching:
+                callback._take_looks()
         if self._stops:
             self.trainer.stop_training = True
         if state.step > before:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import deepcopy
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 FLAT = 0.05
 FEW = 64  # vectors of a parameter that are summed up in one go
 LOG = 1 << 20  # bytes of looks that are made before Python takes them
-SOON = 0.1  # seconds from a look until Python takes it
 
 
 class Look(NamedTuple):
@@ -155,6 +153,7 @@ class Observer:
         self._units: list[int] = []
         pairs = zip(self.model.named_parameters(), after.named_parameters(), strict=True)
         self.parameters = [(own, other) for (_, own), (_, other) in pairs if own.trainable]
+        self._order = {id(own): i for i, (own, _) in enumerate(self.parameters)}
         self.spots = self._spots()
         self.units = np.array(self._units, np.intp)
         self._emit()
@@ -282,8 +281,7 @@ class Observer:
 
     def _numbers(self, parameters: Sequence[Parameter]) -> list[int]:
         """The places of a layer's parameters among all."""
-        order = {id(own): i for i, (own, _) in enumerate(self.parameters)}
-        return [order[id(p)] for p in parameters]
+        return [self._order[id(p)] for p in parameters]
 
     # Looking.
 
@@ -330,7 +328,6 @@ class Lookout:
         self._log = np.empty((room, width))
         self._entered = np.zeros(1, np.intp)
         self._count = memoryview(self._entered)
-        self._taken = perf_counter()
         itemsize = observer.store.dtype.itemsize
         there, here = (address(m.store().values) for m in (observer.live, observer.model))
         copies = [
@@ -342,13 +339,13 @@ class Lookout:
             self._entered,
         )  # fmt: skip
 
-    def take(self, *, at_once: bool = False) -> Looks | None:
-        """The looks that were made since the last call, if there is something to tell already."""
-        count, now = self._count[0], perf_counter()
-        if not count or not (at_once or count == len(self._log) or now > self._taken + SOON):
+    def take(self) -> Looks | None:
+        """The looks that were made since the last call; None: there are none."""
+        count = self._count[0]
+        if not count:
             return None
         log = self._log[:count].copy()
-        self._count[0], self._taken = 0, now
+        self._count[0] = 0
         steps, rows = log[:, :2].astype(np.int64).T
         return Looks(steps, rows, log[:, 2].copy(), *self.observer.read(log[:, 3:]))
 

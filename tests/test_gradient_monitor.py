@@ -233,7 +233,7 @@ def test_looks_that_are_taken_one_by_one_or_all_at_once(monkeypatch):
     found = []
     for log, soon in ((1 << 20, 100.0), (1, 100.0), (1 << 20, 0.0)):
         monkeypatch.setattr("minidl.observation.LOG", log)
-        monkeypatch.setattr("minidl.observation.SOON", soon)
+        monkeypatch.setattr("minidl.loop.SOON", soon)
         monitor, model = minidl.GradientMonitor(1, window=3, dead=0.3), deep(minidl.ReLU, layers=3)
         model[0].bias = np.where(np.arange(16) < 9, -100.0, 1.0)
         texts = warned(model, monitor, epochs=7)

@@ -83,7 +83,7 @@ class Callback:
         return None
 
     def _take_looks(self) -> None:
-        """Take what it has seen, after a run, if it is time."""
+        """Take what it has seen, between two runs."""
 
     def looks_at_steps(self) -> bool:
         """Whether `on_train_batch_end` is to be called at all."""

@@ -35,9 +35,14 @@ class GradientMonitor(Callback):
     Before every so-many-th step its batch goes through a copy of the network, with the same Dropout
     masks, and all that `minidl.diagnose` reports is measured; the update is the one that the step
     then makes. (Where several batches make it, or several ranks, the batch is the last one here.)
-    The compiled program does this by itself, and training gives the same bits. What it has seen
-    is kept, and warned of, a tenth of a second later at most, or when `report` or `steps` are asked
-    for, by a callback say; another thread that asks gets what is kept so far.
+    The compiled program does this by itself, and training gives the same bits; layers in Python
+    are copied, and asked once more. What it has seen is kept, and warned of, a tenth of a second
+    later at most, or when `report` or `steps` are asked for, by a callback say; another thread
+    that asks gets what is kept so far.
+
+    A look takes as long as one to three steps, so ``every=100`` costs 1 to 3 %, and a training
+    begins some milliseconds later: ``benchmarks/monitor.py`` measured 0.6 to 2.5 %, and 1 to 6 ms,
+    for seven networks from 20-32-16-2 (steps of 3 microseconds) to 31 layers of 64.
 
     A warning comes once of each kind: gradients vanish or explode from layer to layer, units of
     ReLU are dead, tanh or sigmoid saturate, updates are large. Beside a `TensorBoard` callback, it
@@ -132,7 +137,7 @@ class GradientMonitor(Callback):
     def on_train_end(self) -> None:
         """Tell of the last looks; let go of the copy."""
         try:
-            self._take_looks(at_once=True)
+            self._take_looks()
         finally:
             self._lookout = self._program = None
 
@@ -144,7 +149,7 @@ class GradientMonitor(Callback):
             return None
         program, model = loop.program, self.trainer.model
         if self._lookout is None or self._program is not program:
-            self._take_looks(at_once=True)
+            self._take_looks()
             observer = Observer(
                 model, program.plan.graph.input.columns, program.rows, loop.fed.keywords["loss"],
                 model, between=program.plan,
@@ -154,12 +159,12 @@ class GradientMonitor(Callback):
         loop.fed(self._lookout.observer.program)
         return self._lookout.watch
 
-    def _take_looks(self, *, at_once: bool = False) -> None:
+    def _take_looks(self) -> None:
         """Keep the looks that were made; warn, and write to TensorBoard."""
         lookout = self._lookout
         if lookout is None or get_ident() != self._thread:
             return  # the log is the compiled program's as long as it runs
-        looks = lookout.take(at_once=at_once)
+        looks = lookout.take()
         if looks is None:
             return
         looks = looks._replace(active=self._alive(looks.active))
@@ -205,13 +210,13 @@ class GradientMonitor(Callback):
     @property
     def steps(self) -> list[int]:
         """Steps that it looked at."""
-        self._take_looks(at_once=True)
+        self._take_looks()
         return [step for kept in self._looks for step in kept.looks.steps.tolist()]
 
     @property
     def report(self) -> HealthReport | None:
         """What `minidl.diagnose` would return of the last look; None before the first."""
-        self._take_looks(at_once=True)
+        self._take_looks()
         return self._report(self._count - 1) if self._looks else None
 
     def _report(self, index: int) -> HealthReport:

@@ -599,6 +599,11 @@ cdef class Program:
             w.entered = <Py_ssize_t*><uintptr_t>entered.ctypes.data
             self.state.watch_count = k + 1
 
+    @property
+    def logs_full(self):
+        """True if a log must be taken before the next run."""
+        return logs_full(&self.state)
+
     def seek(self, Py_ssize_t epoch, Py_ssize_t batch, Py_ssize_t step, Py_ssize_t tick):
         """Go to a batch; `step` counts the updates made so far, `tick` the batches."""
         self.state.epoch = epoch
