@@ -366,7 +366,7 @@ def test_the_network_has_embeddings_beside_numbers_and_rates_by_fan_in():
     )
 
 
-@pytest.mark.parametrize(("rows", "width"), [(999, 64), (1000, 128)])
+@pytest.mark.parametrize(("rows", "width"), [(999, 64), (1000, 96), (1999, 96), (2000, 128)])
 def test_tables_of_few_rows_have_small_layers(rows, width):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(rows, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABCMeta, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,8 @@ from minidl.sklearn.tabular_network import (
 if TYPE_CHECKING:
     from minidl.distributed import Ranks
 
-SMALL, LARGE = 64, 128  # units of a hidden layer, if `hidden_layer_sizes` is "auto"
-FEW_ROWS = 1000  # fewer have small layers
+# Units of a hidden layer for fewer rows than so many, if `hidden_layer_sizes` is "auto".
+WIDTHS = {1000: 64, 2000: 96, math.inf: 128}
 BATCH = (16, 256)  # least and most rows of a batch, if `batch_size` is "auto"
 STEPS = 40  # steps an epoch that it aims at then
 
@@ -225,7 +226,7 @@ class _Tabular(BaseEstimator, metaclass=ABCMeta):
         given: Any = self.hidden_layer_sizes
         if isinstance(given, str):
             checks.one_of(given, ("auto",), "hidden_layer_sizes")
-            given = [SMALL if rows < FEW_ROWS else LARGE] * 2
+            given = [next(width for most, width in WIDTHS.items() if rows < most)] * 2
         given = [given] if isinstance(given, (int, np.integer)) else given
         if not isinstance(given, (Sequence, np.ndarray)):
             raise ValueError(
@@ -326,7 +327,7 @@ class TabularClassifier(ClassifierMixin, _Tabular):
     hidden_layer_sizes : int, sequence of int or "auto", default "auto"
         Units of the hidden layers; of at most four different sizes. A layer as wide as the one
         before is a residual block: it adds to its input. "auto": (64, 64) for fewer than 1000 rows,
-        else (128, 128).
+        (96, 96) for fewer than 2000, else (128, 128).
     activation : str, default "silu"
         Of the hidden layers: the name of any activation of minidl.
     dropout : float in [0, 1), default 0
@@ -472,7 +473,7 @@ class TabularRegressor(RegressorMixin, _Tabular):
     hidden_layer_sizes : int, sequence of int or "auto", default "auto"
         Units of the hidden layers; of at most four different sizes. A layer as wide as the one
         before is a residual block: it adds to its input. "auto": (64, 64) for fewer than 1000 rows,
-        else (128, 128).
+        (96, 96) for fewer than 2000, else (128, 128).
     activation : str, default "silu"
         Of the hidden layers: the name of any activation of minidl.
     dropout : float in [0, 1), default 0
