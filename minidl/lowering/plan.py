@@ -558,7 +558,8 @@ class Plan:
 
         def resolve(pointer: Pointer) -> int:
             if isinstance(pointer, Buffer):
-                within = pointer not in self.own and pointer.offset + pointer.nbytes <= free
+                end = pointer.offset + pointer.nbytes
+                within = lent and pointer not in self.own and end <= free
                 return (lent if within else base) + pointer.offset
             if pointer is None or isinstance(pointer, int):
                 return pointer or 0
