@@ -673,7 +673,9 @@ def test_missing_extra(package, flowers, folder):
 
 def test_interrupt(flowers, folder):
     code = """
-from minidl.cli import main, tabular
+# All is imported before: an interrupt within an import may become another error.
+from minidl.cli import main
+from minidl.sklearn import tabular
 
 def train(*args, train=tabular.train, **kwargs):
     print("started", flush=True)
