@@ -428,6 +428,37 @@ def test_two_monitors_look_alike_on_all_numbers_of_threads(width, micro_batch_si
     assert found[1][1][6:] == found[1][1][1:6:2]
 
 
+class Square(minidl.Layer):
+    """y = x^2; it keeps what it was given until backward, as it was given."""
+
+    def forward(self, x):
+        self.x = x
+        return x**2
+
+    def backward(self, dy):
+        return 2 * dy * self.x
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_layer_in_python_finds_its_input_in_backward(threads):
+    """Though nothing else reads it then, no other buffer has taken its place."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(64, 5)), rng.integers(0, 3, 64)
+    model = minidl.Sequential(
+        minidl.Linear(5, 5), Square(), minidl.Linear(5, 5), minidl.Tanh(), minidl.Linear(5, 3),
+        dtype="float64", seed=0,
+    )  # fmt: skip
+    before, loss = model.state_dict(), minidl.CrossEntropyLoss()
+    loss(model.forward(X), y)
+    model.backward(loss.backward())
+    gradients = [gradient.copy() for gradient in model.gradients()]
+    with minidl.set_num_threads(threads):
+        minidl.Trainer(model, optimizer=minidl.SGD(1.0)).train_step(X, y)
+    moved = [before[name] - value for name, value in model.state_dict().items()]
+    for one, other in zip(moved, gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-15)
+
+
 def test_one_model_predicts_for_several_threads_at_once():
     rng = np.random.default_rng(0)
     model = minidl.Sequential(

@@ -29,7 +29,10 @@ def python_forward(plan: Plan, node: Node) -> None:
 
 
 def python_backward(plan: Plan, node: Node) -> None:
-    """Call the layer's backward, which writes the gradients of its parameters."""
+    """Call the layer's backward, which writes the gradients of its parameters.
+
+    It may read what forward was given, of which it has a view.
+    """
     dy = plan.gradients[node.y]
     dx = plan.matrix(node.x.columns, own=True)
     parameters = [p for p in node.layer._parameters.values() if p.trainable]
@@ -44,7 +47,7 @@ def python_backward(plan: Plan, node: Node) -> None:
         for parameter, sum_so_far in zip(parameters, before, strict=False):
             parameter.gradient[...] += sum_so_far
 
-    plan.call(call, [dy, dx])
+    plan.call(call, [dy, dx, plan.data[node.x]])
     plan.give(node.x, dx)
     for parameter in parameters:
         plan.update_parameter(parameter, plan.stored_gradient(parameter))
