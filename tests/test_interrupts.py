@@ -43,6 +43,13 @@ def operations(code):
     return {one.offset: one.opname for one in dis.get_instructions(code)}
 
 
+# Here Python's own lock is let go and taken again; between, an interrupt becomes another error.
+UNSAFE = {
+    getattr(threading.Condition, name).__code__
+    for name in ("wait", "_release_save", "_acquire_restore")
+}
+
+
 class Interrupt:
     """Raises KeyboardInterrupt in the block, at one of the moments at which a signal could."""
 
@@ -62,6 +69,8 @@ class Interrupt:
             raise KeyboardInterrupt
 
     def _begin(self, frame, event, argument):
+        if frame.f_code in UNSAFE:
+            return None
         frame.f_trace_lines, frame.f_trace_opcodes = False, True
         names, last, calls = operations(frame.f_code), "", 0
         self.calls += 1
