@@ -169,8 +169,8 @@ class Observer:
         lanes = self._unit_vectors * VECTOR // itemsize
         self.moved = values, values + moves  # where the record tells of the update
         self.record = _zeros(np.float64, values + moves + lanes)
-        self.sums = sums = _zeros(np.float64, blocks, values + moves)
-        self.largest = largest = _zeros(plan.dtype, blocks, lanes)
+        sums = _zeros(np.float64, blocks, values + moves)
+        largest = _zeros(plan.dtype, blocks, lanes)
         passes, plan.operations = plan.operations, []
         looks = self._looks_behind(passes)
         for k, operation in enumerate(passes):

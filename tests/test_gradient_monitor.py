@@ -1,10 +1,12 @@
 """GradientMonitor: that it sees what a step does and changes nothing, and what it warns of."""
 
 import copy
+import gc
 import itertools
 import signal
 import threading
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -340,6 +342,21 @@ def test_the_next_training_is_not_looked_at():
     before = monitor.steps
     trainer.fit(*data(), epochs=2, batch_size=BATCH)
     assert monitor.steps == before
+
+
+def test_the_copy_goes_when_training_ends():
+    """The program that trains is kept for the next call; what looked at it is not."""
+    seen = []
+
+    class Catch(minidl.Callback):
+        def on_epoch_end(self, epoch, logs):
+            seen.append(weakref.ref(monitor._lookout.observer.model))
+
+    monitor = minidl.GradientMonitor(2)
+    trainer, _ = fit(network(), "plain", monitor, Catch())
+    gc.collect()
+    assert [copy() for copy in seen] == [None] * 3
+    assert trainer.epoch == 3
 
 
 def test_a_part_of_a_larger_model():
